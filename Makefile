@@ -1,0 +1,48 @@
+# Everything runs in .venv; a target installs what it needs once and works offline from then on.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help demo test test-slow check format train-motion eval-motion clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 10) and "Python >= 3.10 is needed, $(PYTHON) is %d.%d; try: make PYTHON=python3.12" % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.base  ## ask the sample video a question and draw its DynImgs into out/
+	@mkdir -p out
+	$(BIN)/dynimg-vl ask examples/ball.mp4 "Which way does the object move?"
+	$(BIN)/dynimg-vl show examples/ball.mp4 -o out/dynimgs.png
+
+test: $(VENV)/.dev  ## the fast suite, offline
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+test-slow: $(VENV)/.dev  ## what the fast suite leaves out
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.dev  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+train-motion: $(VENV)/.dev  ## train the embedded model from scratch (CPU, about half an hour)
+	$(BIN)/python scripts/train_motion.py recipes/motion_cpu.yaml -o runs/motion
+
+eval-motion: $(VENV)/.dev  ## evaluate the embedded model through real video files
+	$(BIN)/python scripts/eval_motion.py -o runs/motion_eval.json
+
+clean:  ## remove the environment and what was built
+	rm -rf $(VENV) out build dist
