@@ -127,8 +127,8 @@ class DynImgLayout:
     def coordinates(self) -> np.ndarray:
         """Give h, w and t of every token in raster order, (K, 3) float32 (Section 3.2, Figure 3).
 
-        The keyframe counts rows and columns from 0 at t = 0. A prompt frame spans the same range with its own cells, ends
-        aligned (N = 4: h 0, 4, 8 and w 0, 5.5, 11); a single cell sits in the middle. Its t is its rank.
+        The keyframe counts rows and columns from 0, at t = 0. A prompt frame spans the same range by its cells, ends
+        aligned (N = 4: h 0, 4, 8 and w 0, 5.5, 11); a single cell sits in the middle. Its t is its rank around 0.
         """
         table = np.zeros((self.token_grid, self.token_grid, 3), np.float32)
         for tile, time in zip(self.tiles, (0, *self.prompt_times), strict=True):

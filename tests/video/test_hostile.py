@@ -1,0 +1,264 @@
+"""What must not be trusted: files that are no video, that are damaged, that lie or that name other files."""
+
+import os
+import struct
+import threading
+import warnings
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from dynimg_vl.errors import InputError, VideoError, VideoWarning
+from dynimg_vl.video import FrameIndex, index_video, read_frames
+from synthetic import frame_number, frame_pixels, write_sound, write_video
+
+
+def refused(video, **options):
+    with pytest.raises(VideoError) as caught:
+        read_frames(video, [0], **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def readable_or_refused(video):
+    try:
+        read_frames(video, [0])
+    except VideoError as error:
+        message = str(error)
+        if "\n" in message:
+            pytest.fail(message)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", size=(128, 192), b_frames=2)
+
+
+def test_missing_file(tmp_path):
+    assert "nothing.mp4: no such file or directory" in refused(tmp_path / "nothing.mp4")
+    assert "\n" not in refused("a\nb\0c")
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "empty.mp4").touch()
+    assert "empty.mp4 is empty" in refused(tmp_path / "empty.mp4")
+    assert "is empty" in refused(b"")
+
+
+def test_folder_without_pictures(tmp_path):
+    assert "folder without pictures" in refused(tmp_path, fps=1)
+    with pytest.raises(InputError, match="give fps"):
+        index_video(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["Dear diary,\ntoday no video.\n", "1\n00:00:01,000 --> 00:00:02,000\nhello\n"])
+def test_text_file(text, tmp_path):
+    (tmp_path / "diary.mp4").write_text(text * 50)
+    assert "diary.mp4" in refused(tmp_path / "diary.mp4")
+
+
+def test_noise(tmp_path):
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(100_000))
+    assert "noise.mp4" in refused(tmp_path / "noise.mp4")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    assert "not a regular file" in refused(tmp_path / "pipe.mp4")
+
+
+def test_sound_only(tmp_path):
+    assert "only audio" in refused(write_sound(tmp_path / "song.m4a"))
+    assert "only a cover picture" in refused(write_sound(tmp_path / "song.mp4", cover=frame_pixels(0)))
+
+
+PLAYLISTS = {
+    "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:2,\n{clip}\n#EXT-X-ENDLIST\n",
+    "list.ffconcat": "ffconcat version 1.0\nfile {clip}\n",
+    "x.mp4": "ffconcat version 1.0\nfile {clip}\n",
+    "bom.mp4": "\ufeff#EXTM3U\n#EXTINF:2,\n{clip}\n",
+    "manifest.mpd": '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period></Period></MPD>\n',
+}
+
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_playlists_are_not_followed(name, clip):
+    path = clip.with_name(name)
+    path.write_text(PLAYLISTS[name].format(clip=clip.name))
+    assert "playlist that names other files" in refused(path)
+    assert "playlist that names other files" in refused(path.read_bytes())
+
+
+def test_the_format_list_holds_without_the_look_at_the_first_bytes(clip, monkeypatch):
+    monkeypatch.setattr("dynimg_vl.video.container._refuse_playlist", lambda head, name: None)
+    for name in ("list.m3u8", "list.ffconcat", "x.mp4"):
+        path = clip.with_name(name)
+        path.write_text(PLAYLISTS[name].format(clip=clip.name))
+        assert "not a self-contained video" in refused(path)
+
+
+@pytest.mark.parametrize("name", ["concat:a.mp4|b.mp4", "http:x.mp4", "frame%03d.mp4", "-i.mp4", "ü ñ.mp4"])
+def test_names_are_names(name, clip, monkeypatch):
+    (clip.parent / name).write_bytes(clip.read_bytes())
+    monkeypatch.chdir(clip.parent)
+    assert frame_number(read_frames(name, [9])[0]) == 9
+
+
+def test_the_limit_on_pixels_comes_before_decoding(clip):
+    message = refused(clip, max_pixels=10_000)
+    assert "192 x 128 pixels are over the limit of 10000" in message
+    assert read_frames(clip, [0], max_pixels=192 * 128).shape == (1, 128, 192, 3)
+
+
+def test_a_picture_of_absurd_size_is_refused():
+    header = b"GIF89a" + struct.pack("<HHBBB", 15000, 15000, 0, 0, 0)
+    assert "15000 x 15000" in refused(header + b",\0\0\0\0\1\0\1\0\0\2\2D\1\0;")
+
+
+def test_absurd_pixel_shapes_count_as_pixels(tmp_path):
+    path = write_video(tmp_path / "wide.mkv", 2, size=(512, 512), sample_aspect_ratio=Fraction(200, 1))
+    assert "over the limit" in refused(path)
+
+
+def test_a_stream_that_grows_in_the_middle_is_held_to_the_limit(tmp_path):
+    small = write_video(tmp_path / "small.ts", 24)
+    large = write_video(tmp_path / "large.ts", 24, size=(512, 768), times=[1000 + n * 42 for n in range(24)])
+    small.write_bytes(small.read_bytes() + large.read_bytes())
+    index = FrameIndex.from_file(small, max_pixels=64 * 96)
+    with pytest.warns(VideoWarning, match="nearest readable"):
+        frames = read_frames(index, [3, 40])
+    assert frame_number(frames[0]) == 3
+    assert frame_number(frames[1]) < 24
+
+
+def test_the_limit_on_frames(clip):
+    assert "48 frames are over the limit of 20" in refused(clip, max_frames=20)
+    ts = write_video(clip.with_suffix(".ts"), 48)
+    assert "more than 20 frames" in refused(ts, max_frames=20)
+
+
+def test_a_table_that_claims_a_billion_samples(clip, tmp_path):
+    """FFmpeg would take 24 bytes and more for each of them before the first can be read."""
+    data = bytearray(clip.read_bytes())
+    at = data.index(b"stsz")
+    data[at + 8 : at + 16] = struct.pack(">II", 1, 1_000_000_000)
+    (tmp_path / "bomb.mp4").write_bytes(data)
+    assert "1000000000 frames are over the limit" in refused(tmp_path / "bomb.mp4")
+
+
+@pytest.mark.parametrize("box", [b"stsz", b"stts", b"stsc", b"ctts", b"stco", b"tkhd", b"mdhd"])
+def test_tables_that_lie(box, clip, tmp_path):
+    data = bytearray(clip.read_bytes())
+    at = data.index(box)
+    data[at + 8 : at + 20] = b"\x7f\xff\xff\xff" * 3
+    (tmp_path / "lies.mp4").write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VideoWarning)
+        readable_or_refused(tmp_path / "lies.mp4")
+
+
+@pytest.mark.parametrize("length", [4, 20, 36, 200, 1000])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi"])
+def test_cut_off_in_the_header(suffix, length, tmp_path):
+    path = write_video(tmp_path / f"clip{suffix}", audio_first=True)
+    path.write_bytes(path.read_bytes()[:length])
+    assert path.name in refused(path)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi"])
+def test_cut_off_in_the_middle(suffix, tmp_path):
+    options = {"movflags": "faststart"} if suffix == ".mp4" else {}
+    path = write_video(tmp_path / f"clip{suffix}", size=(128, 192), container_options=options)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        index = FrameIndex.from_file(path)
+    assert 10 < index.num_frames < 40
+    if suffix == ".mp4":  # has a table of all frames
+        assert index.num_lost == 48 - index.num_frames
+        assert f"{index.num_lost} of 48 frames are missing" in str(caught[0].message)
+    if suffix == ".mkv":  # says how long the track is; up to a second is taken for a slow end
+        assert index.num_lost == pytest.approx(48 - index.num_frames, abs=1) or index.num_frames > 24
+    wanted = [0, index.num_frames // 2, index.num_frames - 2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VideoWarning)
+        assert [frame_number(frame) for frame in read_frames(index, wanted)] == wanted
+
+
+def test_without_its_end_an_mp4_cannot_be_read(clip, tmp_path):
+    (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:-1500])
+    assert "cut.mp4" in refused(tmp_path / "cut.mp4")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_overwritten_in_the_middle(suffix, tmp_path):
+    """A hole of a quarter of the file: what lies outside comes out exact, in the hole the nearest frames stand in."""
+    path = write_video(tmp_path / f"clip{suffix}", 72, size=(128, 192))
+    data = bytearray(path.read_bytes())
+    start, stop = int(len(data) * 0.4), int(len(data) * 0.65)
+    data[start:stop] = bytes(stop - start)
+    path.write_bytes(data)
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        index = FrameIndex.from_file(path)
+        frames = read_frames(index, range(index.num_frames))
+    numbers = np.rint(index.pts_seconds * 24 - index.pts_seconds[0] * 24).astype(int)
+    good = [frame_number(frame) == number for frame, number in zip(frames, numbers, strict=True)]
+    assert sum(good) >= 30
+    assert all(good[:20])
+
+
+def test_stand_ins_are_the_nearest_readable_frames(tmp_path):
+    path = write_video(tmp_path / "clip.mkv", size=(128, 192), codec="mjpeg", gop_size=1)
+    index = FrameIndex.from_file(path)
+    data = bytearray(path.read_bytes())
+    starts = [at for at in range(len(data)) if data[at : at + 3] == b"\xff\xd8\xff"]
+    assert len(starts) == 48
+    for number in (10, 11, 12):
+        data[starts[number] : starts[number + 1] - 60] = bytes(starts[number + 1] - 60 - starts[number])
+    path.write_bytes(data)
+    with pytest.warns(VideoWarning, match=r"3 of the 5 frames asked for cannot be decoded \(the first at 0.42 s\)"):
+        frames = read_frames(index, [9, 10, 11, 12, 13])
+    numbers = [frame_number(frame) for frame in frames]
+    assert numbers in ([9, 9, 9, 13, 13], [9, 9, 13, 13, 13])
+
+
+def test_nothing_can_be_decoded(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", size=(128, 192))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"mdat") + 4
+    size = int.from_bytes(data[at - 8 : at - 4], "big") - 8
+    data[at : at + size] = bytes(size)
+    path.write_bytes(data)
+    assert "cannot be decoded" in refused(path)
+
+
+def test_zero_frames(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", container_options={"movflags": "frag_keyframe+empty_moov"})
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"moof") - 4])
+    assert "without frames" in refused(path)
+
+
+def test_a_damaged_file_ends(tmp_path):
+    """200 random damages; none may hang, crash or raise anything but a VideoError."""
+    rng = np.random.default_rng(0)
+    sources = [
+        write_video(tmp_path / name, 16, size=(32, 48), b_frames=2).read_bytes() for name in ("a.mp4", "b.mkv", "c.ts")
+    ]
+
+    def damage():
+        for round_ in range(200):
+            data = bytearray(sources[round_ % 3])
+            for at in rng.integers(0, len(data), 1 + round_ % 9):
+                data[at] = rng.integers(256)
+            readable_or_refused(bytes(data))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VideoWarning)
+        thread = threading.Thread(target=damage, daemon=True)
+        thread.start()
+        thread.join(60)
+    assert not thread.is_alive(), "hangs"
