@@ -1,0 +1,87 @@
+"""Load a model together with its processor, and say in one line what is wrong where that fails."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.models.auto.configuration_auto import AutoConfig
+
+from ..errors import InputError
+from .assembly import UNREADABLE, first_line
+from .configuration_dynimg import DynImgConfig
+from .modeling_dynimg import DynImgForConditionalGeneration
+from .processing_dynimg import DynImgProcessor
+
+
+def load_pretrained(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    num_prompt_frames: int | None = None,
+) -> tuple[DynImgForConditionalGeneration, DynImgProcessor]:
+    """Load a DynImg model, ready to answer, and the processor that belongs to it.
+
+    Args:
+        name: a folder or a hub id.
+        device: where to put the model; None takes the GPU if there is one.
+        dtype: of the weights; None takes float32 on the CPU and the saved one elsewhere.
+        num_prompt_frames: another number of prompt frames than the model was made for.
+
+    Raises:
+        InputError: where there is no such model, weights are missing or left over, or the two do not fit.
+    """
+    name = str(name)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else "auto"
+    config = read_config(name)
+    try:
+        processor = DynImgProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name} has no processor that can be read: {first_line(error)}") from error
+    if num_prompt_frames is not None:
+        config.num_prompt_frames = num_prompt_frames
+        processor.video_processor.num_prompt_frames = num_prompt_frames
+        _ = config.layout  # refuses a number that does not fit
+    processor.check_compatible(config)
+    model = _load_weights(name, config, dtype)
+    return model.to(device).eval(), processor  # type: ignore[arg-type]  # their decorator loses the signature
+
+
+def read_config(name: str) -> DynImgConfig:
+    """Read the configuration of a DynImg model.
+
+    Raises:
+        InputError: where there is none.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        kind = "folder has no model in it" if Path(name).is_dir() else "neither a folder nor a model on the hub"
+        raise InputError(f"no DynImg model at {name}: {kind} ({first_line(error)})") from error
+    if not isinstance(config, DynImgConfig):
+        raise InputError(
+            f"{name} holds a {config.model_type!r} model, not a DynImg; `dynimg-vl init` builds one from parts"
+        )
+    return config
+
+
+def _load_weights(name: str, config: DynImgConfig, dtype: Any) -> DynImgForConditionalGeneration:
+    try:
+        loaded: Any = DynImgForConditionalGeneration.from_pretrained(
+            name, config=config, dtype=dtype, output_loading_info=True
+        )
+    except UNREADABLE as error:
+        raise InputError(f"the weights in {name} cannot be loaded: {first_line(error)}") from error
+    model, report = loaded
+    for kind in ("missing_keys", "unexpected_keys"):
+        if names := sorted(report[kind]):
+            raise InputError(
+                f"{name} does not hold this model: {len(names)} {kind.replace('_', ' ')}, {names[0]} first"
+            )
+    return model
