@@ -1,0 +1,123 @@
+"""Ask a video a question: the whole chain from a file to a sentence."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .loading import DynImgs
+    from .model import DynImgForConditionalGeneration, DynImgProcessor
+
+MAX_NEW_TOKENS = 64
+
+
+def embedded_model() -> Path:
+    """Give the folder of the model that ships inside the package: small, trained on procedural motion."""
+    return Path(__file__).parent / "embedded"
+
+
+def answer(video: Any, question: str, model: str | Path | None = None, **options: Any) -> str:
+    """Answer one question about a video.
+
+    Args:
+        video: a path of a file or of a folder of frames, the bytes of a file, or frames (F, H, W, 3) uint8.
+        question: in plain words.
+        model: a folder or hub id; None takes the embedded model.
+        **options: `device`, `dtype`, `max_new_tokens`, and what `Answerer.look` takes (`num_dynimgs`, `policy`, `clip`,
+            `fps` ...).
+
+    Returns:
+        The answer, without special tokens.
+
+    Raises:
+        InputError: where the video cannot be read, the folder holds no model, or an option does not fit.
+    """
+    loading = {name: options.pop(name) for name in ("device", "dtype", "num_prompt_frames") if name in options}
+    max_new_tokens = options.pop("max_new_tokens", MAX_NEW_TOKENS)
+    answerer = Answerer.from_pretrained(model, **loading)
+    return answerer.start(answerer.look(video, **options)).ask(question, max_new_tokens=max_new_tokens).text
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Hold one answer with what it cost: visual and new tokens, seconds from tokens to text."""
+
+    text: str
+    num_visual_tokens: int
+    num_new_tokens: int
+    seconds: float
+
+
+@dataclass
+class Answerer:
+    """Hold a model and its processor, ready to look at videos."""
+
+    model: "DynImgForConditionalGeneration"
+    processor: "DynImgProcessor"
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path | None = None, **options: Any) -> "Answerer":
+        """Load a model (None: the embedded one); `device` and `dtype` are chosen where not given.
+
+        Raises:
+            InputError: where there is no model, or model and processor do not fit each other.
+        """
+        from .model import load_pretrained
+
+        return cls(*load_pretrained(model or embedded_model(), **options))
+
+    def look(self, video: Any, **options: Any) -> "DynImgs":
+        """Turn a video into the DynImgs that this model sees; the options are those of `load_dynimgs`."""
+        return self.processor.video_processor.load(video, **options)
+
+    def start(self, dynimgs: "DynImgs") -> "Conversation":
+        """Begin a conversation about a video."""
+        return Conversation(self, dynimgs)
+
+
+@dataclass
+class Conversation:
+    """Hold the turns so far about one video; each question sees those before it."""
+
+    answerer: Answerer
+    dynimgs: "DynImgs"
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def ask(self, question: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> Reply:
+        """Answer the next question by greedy decoding.
+
+        Raises:
+            InputError: where the question is empty.
+        """
+        if not question.strip():
+            raise InputError("the question is empty; ask something, for example: Which way does the object move?")
+        content: list[dict[str, Any]] = [{"type": "text", "text": question.strip()}]
+        if not self.messages:
+            content.insert(0, {"type": "video", "video": self.dynimgs})
+        self.messages.append({"role": "user", "content": content})
+        reply = self._generate(max_new_tokens)
+        self.messages.append({"role": "assistant", "content": [{"type": "text", "text": reply.text}]})
+        return reply
+
+    def _generate(self, max_new_tokens: int) -> Reply:
+        import torch
+
+        # transformers types `generate` for a protocol of its own, and every chat template as a string.
+        model: Any = self.answerer.model
+        processor: Any = self.answerer.processor
+        started = time.perf_counter()
+        inputs = processor.apply_chat_template(
+            self.messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+        ).to(model.device, model.dtype)
+        with torch.inference_mode():
+            tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        new = tokens[0, inputs["input_ids"].shape[1] :]
+        return Reply(
+            text=processor.tokenizer.decode(new, skip_special_tokens=True).strip(),
+            num_visual_tokens=int((inputs["input_ids"] == model.config.video_token_id).sum()),
+            num_new_tokens=len(new),
+            seconds=time.perf_counter() - started,
+        )

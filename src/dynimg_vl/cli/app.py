@@ -1,0 +1,61 @@
+"""The verbs of `dynimg-vl`, and how their errors and warnings reach the user."""
+
+import sys
+import warnings
+
+import click
+
+from .. import __version__
+from ..errors import InputError
+from .ask import ask, chat
+from .create import init
+from .inspect import index, show
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(version)s")
+def dynimg_vl() -> None:
+    """Ask questions about videos: key frames with visual prompts (DynImg)."""
+
+
+for verb in (index, show, ask, chat, init):
+    dynimg_vl.add_command(verb)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 a mistake in the input (one line on stderr), 130 interrupted."""
+    warnings.showwarning = _print_warning
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        code = dynimg_vl.main(arguments, prog_name="dynimg-vl", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except InputError as error:
+        return _fail(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "dynimg-vl"
+        return _fail(f"{error.format_message().rstrip('.')} (see {command} --help)")
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has gone away (a closed pager): no error of ours, and nobody to tell.
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}")
+
+
+def _fail(message: str) -> int:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    return 2
+
+
+def _print_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    click.echo(f"warning: {' '.join(str(message).split())}", err=True)

@@ -1,0 +1,106 @@
+"""`ask` and `chat`: questions about a video."""
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import InputError
+from .options import (
+    emit_json,
+    given,
+    json_option,
+    model_options,
+    require_local,
+    selection_of,
+    selection_options,
+    source_options,
+)
+
+if TYPE_CHECKING:
+    from ..answering import Answerer
+    from ..loading import DynImgs
+
+
+@click.command()
+@source_options
+@click.argument("questions", metavar="QUESTION...", nargs=-1, required=True)
+@model_options
+@selection_options
+@json_option
+def ask(video: str, questions: tuple[str, ...], as_json: bool, max_new_tokens: int, **options: Any) -> None:
+    """Answer one or more QUESTIONs about VIDEO (a file, or a folder of frames); each stands alone."""
+    if not all(question.strip() for question in questions):
+        raise InputError("the question is empty; ask something, for example: Which way does the object move?")
+    answerer, dynimgs, seconds = _look(video, **options)
+    replies = [answerer.start(dynimgs).ask(question, max_new_tokens=max_new_tokens) for question in questions]
+    if not as_json:
+        for reply in replies:
+            click.echo(reply.text)
+        return
+    results = [
+        {
+            "video": video,
+            "question": question,
+            "answer": reply.text,
+            "model": _name_of(options["model"]),
+            "num_visual_tokens": reply.num_visual_tokens,
+            "num_new_tokens": reply.num_new_tokens,
+            **dynimgs.describe(),
+            "seconds": {**seconds, "answer": round(reply.seconds, 4)},
+        }
+        for question, reply in zip(questions, replies, strict=True)
+    ]
+    emit_json(results[0] if len(results) == 1 else results)
+
+
+@click.command()
+@source_options
+@model_options
+@selection_options
+@json_option
+def chat(video: str, as_json: bool, max_new_tokens: int, **options: Any) -> None:
+    """Talk about VIDEO: one question a line, each sees the turns before it; an empty line ends.
+
+    With --json, each answer is one JSON object on a line of its own.
+    """
+    answerer, dynimgs, _ = _look(video, **options)
+    conversation = answerer.start(dynimgs)
+    for question in _questions():
+        reply = conversation.ask(question, max_new_tokens=max_new_tokens)
+        if as_json:
+            click.echo(json.dumps({"question": question, "answer": reply.text}, ensure_ascii=False))
+        else:
+            click.echo(reply.text)
+
+
+def _questions():
+    """Yield the lines of standard input up to an empty one, with a prompt where a person types."""
+    while True:
+        if sys.stdin.isatty():
+            click.echo("> ", nl=False, err=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        yield line
+
+
+def _look(
+    video: str, model: str | None, device: str | None, dtype: str | None, num_prompts: int | None, **options: Any
+) -> "tuple[Answerer, DynImgs, dict[str, float]]":
+    """Load the model and the video; returns both and the seconds that each took."""
+    started = time.perf_counter()
+    require_local(video)
+    from ..answering import Answerer
+
+    answerer = Answerer.from_pretrained(model, **given(device=device, dtype=dtype, num_prompt_frames=num_prompts))
+    loaded = time.perf_counter()
+    dynimgs = answerer.look(video, **selection_of(**options))
+    seen = time.perf_counter()
+    return answerer, dynimgs, {"model": round(loaded - started, 4), "video": round(seen - loaded, 4)}
+
+
+def _name_of(model: str | None) -> str:
+    return model or "embedded"
