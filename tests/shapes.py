@@ -4,6 +4,8 @@ from fractions import Fraction
 
 JITTER = [n * 30 + (n % 3) * 9 for n in range(48)]  # milliseconds
 OPEN_GOP = {"x264-params": "open-gop=1"}
+OPEN_GOP_HEVC = {"x265-params": "keyint=24:min-keyint=24:bframes=3:open-gop=1:scenecut=0:log-level=none"}
+REFRESH = {"x264-params": "intra-refresh=1:keyint=24"}  # no I-frames but the first: columns are refreshed in turn
 
 SHAPES = {
     "closed.mp4": {},
@@ -27,6 +29,11 @@ SHAPES = {
     "mpeg4.avi": {"codec": "mpeg4", "b_frames": 2},
     "h264.avi": {},
     "hevc.mp4": {"codec": "libx265", "b_frames": 2},
+    "hevc_open_gop.mp4": {"codec": "libx265", "options": OPEN_GOP_HEVC},
+    "refresh.mkv": {"options": REFRESH, "b_frames": 2},
+    "refresh.ts": {"options": REFRESH},
+    "interlaced.ts": {"options": {"x264-params": "interlaced=1"}, "size": (96, 96), "b_frames": 2},
+    "av1.mp4": {"codec": "libsvtav1", "options": {"preset": "12"}, "gop_size": 24},
     "vp9.webm": {"codec": "libvpx-vp9"},
     "vp8.webm": {"codec": "libvpx"},
     "prores.mov": {"codec": "prores_ks"},

@@ -11,6 +11,7 @@ import pytest
 
 from dynimg_vl.errors import InputError, VideoError, VideoWarning
 from dynimg_vl.video import FrameIndex, index_video, read_frames
+from dynimg_vl.video.container import PYAV
 from synthetic import frame_number, frame_pixels, write_sound, write_video
 
 
@@ -176,7 +177,7 @@ def test_cut_off_in_the_middle(suffix, tmp_path):
         warnings.simplefilter("always")
         index = FrameIndex.from_file(path)
     assert 10 < index.num_frames < 40
-    if suffix == ".mp4":  # has a table of all frames
+    if suffix == ".mp4" and PYAV >= 17:  # has a table of all frames, which PyAV shows from 17 on
         assert index.num_lost == 48 - index.num_frames
         assert f"{index.num_lost} of 48 frames are missing" in str(caught[0].message)
     if suffix == ".mkv":  # says how long the track is; up to a second is taken for a slow end

@@ -158,6 +158,24 @@ def test_packets_that_are_all_flagged_as_iframes(tmp_path):
         assert numbers_of(read_frames(path, [5, 14, 27, 46])) == [5, 14, 27, 46]
 
 
+def test_hidden_frames_of_vp8_do_not_count(tmp_path):
+    """Alternate references have packets of their own, which are decoded and never shown."""
+    source = write_video(tmp_path / "whole.webm", codec="libvpx")
+
+    def hide(number, packet):
+        if number != 10:
+            return None
+        data = bytearray(bytes(packet))
+        data[0] &= ~0x10
+        hidden = av.Packet(bytes(data))
+        hidden.pts, hidden.dts, hidden.time_base = packet.pts, packet.dts, packet.time_base
+        return hidden
+
+    index = FrameIndex.from_file(remux(source, tmp_path / "hidden.webm", change=hide))
+    assert index.num_frames == 47
+    assert numbers_of(read_frames(index, range(47))) == [n for n in range(48) if n != 10]
+
+
 def test_edit_list_that_starts_within_a_gop(tmp_path):
     """The frames before the cut are in the file and must be decoded, but they are not shown."""
     source = write_video(tmp_path / "whole.mp4", gop_size=24)
@@ -188,7 +206,7 @@ def test_negative_times(tmp_path):
 
 def test_stream_that_starts_without_an_iframe(tmp_path):
     source = write_video(tmp_path / "whole.ts")
-    path = remux(source, tmp_path / "headless.ts", change=lambda number, _: number >= 5)
+    path = remux(source, tmp_path / "headless.ts", change=lambda number, _: None if number >= 5 else False)
     index = FrameIndex.from_file(path)
     first = int(index.iframe_indices[0])
     assert numbers_of(read_frames(index, [first, first + 13])) == [12, 25]

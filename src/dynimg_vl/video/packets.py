@@ -86,11 +86,10 @@ def scan(opened: OpenVideo, packets: Iterable[Any] | None = None) -> tuple[Packe
     limit = opened.limits.max_frames
     hides_frames = opened.stream.codec_context.name == "vp8"
     for packet in iterate_packets(opened) if packets is None else packets:
-        shown, discarded = packet.pts, packet.is_discard
-        pts.append(NO_TIME if shown is None else shown)
+        pts.append(NO_TIME if packet.pts is None else packet.pts)
         dts.append(NO_TIME if packet.dts is None else packet.dts)
         # VP8 keeps alternate references in packets of their own, with the bit show_frame off: they are no frames.
-        hidden = discarded or (hides_frames and not bytes(memoryview(packet)[:1])[0] & 0x10)
+        hidden = packet.is_discard or (hides_frames and not memoryview(packet)[0] & 0x10)
         flags.append(packet.is_keyframe | hidden << 1)
         if len(pts) > limit:
             raise VideoError(f"{opened.name}: more than {limit} frames; raise max_frames if you trust the file")
