@@ -59,18 +59,28 @@ def test_show_needs_no_torch(tmp_path, ball_video):
     assert run_python(code).splitlines()[-1] == "0 False"
 
 
-@pytest.mark.parametrize("verb", ["", *sorted(command.commands)])
-def test_help_texts_are_frozen(verb):
+def verbs(group=command, path=()):
+    """Yield the words of every verb, groups and their verbs included."""
+    yield path
+    for name, verb in sorted(getattr(group, "commands", {}).items()):
+        yield from verbs(verb, (*path, name))
+
+
+@pytest.mark.parametrize("path", verbs(), ids=" ".join)
+def test_help_texts_are_frozen(path):
     """Golden files are rewritten by: python tests/test_public_api.py."""
-    assert help_of(verb) == (GOLDEN / f"help{'-' if verb else ''}{verb}.txt").read_text()
+    assert help_of(path) == golden_of(path).read_text()
 
 
-def help_of(verb):
+def golden_of(path):
+    return GOLDEN / f"{'-'.join(('help', *path))}.txt"
+
+
+def help_of(path):
     # A fixed width, so that the terminal of whoever runs the tests has no say.
-    result = CliRunner().invoke(command, [*([verb] if verb else []), "--help"], terminal_width=100)
-    return result.output
+    return CliRunner().invoke(command, [*path, "--help"], terminal_width=100).output
 
 
 if __name__ == "__main__":
-    for name in ("", *command.commands):
-        (GOLDEN / f"help{'-' if name else ''}{name}.txt").write_text(help_of(name))
+    for words in verbs():
+        golden_of(words).write_text(help_of(words))

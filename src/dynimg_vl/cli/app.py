@@ -9,7 +9,9 @@ from .. import __version__
 from ..errors import InputError
 from .ask import ask, chat
 from .create import init
+from .data import data
 from .inspect import index, show
+from .train import train
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -18,7 +20,7 @@ def dynimg_vl() -> None:
     """Ask questions about videos: key frames with visual prompts (DynImg)."""
 
 
-for verb in (index, show, ask, chat, init):
+for verb in (index, show, ask, chat, init, data, train):
     dynimg_vl.add_command(verb)
 
 

@@ -93,8 +93,12 @@ def _look(
     """Load the model and the video; returns both and the seconds that each took."""
     started = time.perf_counter()
     require_local(video)
+    from transformers.utils import logging
+
     from ..answering import Answerer
 
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # in a file it would be noise
     answerer = Answerer.from_pretrained(model, **given(device=device, dtype=dtype, num_prompt_frames=num_prompts))
     loaded = time.perf_counter()
     dynimgs = answerer.look(video, **selection_of(**options))

@@ -141,11 +141,11 @@ class DynImgModel(DynImgPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
+        if inputs_embeds is None:  # before the vision tower, also without video: FSDP gathers in the order of use
+            inputs_embeds = self.get_input_embeddings()(input_ids)
         videos = (mm_encoder_outputs or {}).get("video")
         if videos is None and pixel_values_videos is not None:
             videos = self.get_video_features(pixel_values_videos, dynimgs_per_video, return_dict=True)
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
         is_video = self.get_placeholder_mask(input_ids, inputs_embeds)
         tokens = self._visual_tokens(videos, inputs_embeds, is_video)
         inputs_embeds = self._place(tokens, inputs_embeds, is_video)

@@ -22,17 +22,19 @@ def load_pretrained(
 ) -> tuple[DynImgForConditionalGeneration, DynImgProcessor]:
     """Load a DynImg model, ready to answer, and the processor that belongs to it.
 
+    A folder with a LoRA adapter loads the model that it belongs to, and the adapter is merged into that.
+
     Args:
         name: a folder or a hub id.
-        device: where to put the model; None takes the GPU if there is one.
+        device: where to put the model; None takes a GPU (CUDA, then MPS) if there is one.
         dtype: of the weights; None takes float32 on the CPU and the saved one elsewhere.
         num_prompt_frames: another number of prompt frames than the model was made for.
 
     Raises:
-        InputError: where there is no such model, weights are missing or left over, or the two do not fit.
+        InputError: where there is no such model or device, weights are missing or left over, or the two do not fit.
     """
     name = str(name)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else "auto"
     config = read_config(name)
@@ -47,8 +49,18 @@ def load_pretrained(
         processor.video_processor.num_prompt_frames = num_prompt_frames
         _ = config.layout  # refuses a number that does not fit
     processor.check_compatible(config)
-    model = _load_weights(name, config, dtype)
+    model = _load_adapted(name, config, dtype) if _is_adapter(name) else _load_weights(name, config, dtype)
     return model.to(device).eval(), processor  # type: ignore[arg-type]  # their decorator loses the signature
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(found)
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device} cannot be used here: {first_line(error)}") from error
 
 
 def read_config(name: str) -> DynImgConfig:
@@ -69,6 +81,26 @@ def read_config(name: str) -> DynImgConfig:
             f"{name} holds a {config.model_type!r} model, not a DynImg; `dynimg-vl init` builds one from parts"
         )
     return config
+
+
+def _is_adapter(name: str) -> bool:
+    return (Path(name) / "adapter_config.json").is_file()
+
+
+def _load_adapted(name: str, config: DynImgConfig, dtype: Any) -> DynImgForConditionalGeneration:
+    """Load the model that a LoRA adapter belongs to and merge the adapter into it."""
+    try:
+        import peft
+    except ImportError as error:
+        raise InputError(f"{name} holds a LoRA adapter, which needs peft: pip install 'dynimg-vl[train]'") from error
+    try:
+        base = peft.PeftConfig.from_pretrained(name).base_model_name_or_path
+        if not base:
+            raise InputError(f"the adapter in {name} does not say which model it belongs to")
+        adapted: Any = peft.PeftModel.from_pretrained(_load_weights(base, config, dtype), name)
+        return adapted.merge_and_unload()
+    except UNREADABLE as error:
+        raise InputError(f"the adapter in {name} cannot be loaded: {first_line(error)}") from error
 
 
 def _load_weights(name: str, config: DynImgConfig, dtype: Any) -> DynImgForConditionalGeneration:

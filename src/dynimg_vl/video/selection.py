@@ -77,18 +77,53 @@ def select_frame_groups(
     Raises:
         InputError: where a count or policy is unknown, or the clip holds no frame.
     """
-    check_request(num_dynimgs, num_prompt_frames, policy, clip)
-    scene = _scene(index, num_dynimgs, num_prompt_frames, clip)
-    _, candidates, keyframes = _plan(scene, policy)
-    ends = [scene.first - 1, *keyframes, scene.stop]
+    plan = plan_selection(index, num_dynimgs, num_prompt_frames, policy, clip)
+    num_before = num_prompt_frames // 2
     return [
         FrameGroup(
             keyframe,
-            _prompts(candidates, ends[rank], keyframe, scene.num_before, keyframe, rng),
-            _prompts(candidates, keyframe, ends[rank + 2], scene.num_after, keyframe, rng),
+            _prompts(plan.candidates, plan.bounds[rank], keyframe, num_before, keyframe, rng),
+            _prompts(plan.candidates, keyframe, plan.bounds[rank + 2], num_prompt_frames - num_before, keyframe, rng),
         )
-        for rank, keyframe in enumerate(keyframes)
+        for rank, keyframe in enumerate(plan.keyframes)
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class SelectionPlan:
+    """Hold what is settled before prompt frames are chosen.
+
+    `policy` is the one that is followed, `candidates` (C,) its rising frame numbers, `keyframes` those chosen of them.
+    The prompt frames of keyframe i lie strictly between `bounds[i]`, `bounds[i + 1]` (itself) and `bounds[i + 2]`.
+    `span_seconds` are the ends of the clip.
+    """
+
+    policy: str
+    candidates: np.ndarray
+    keyframes: list[int]
+    bounds: list[int]
+    span_seconds: tuple[float, float]
+
+
+def plan_selection(
+    index: FrameIndex,
+    num_dynimgs: int = 4,
+    num_prompt_frames: int = 4,
+    policy: str = "auto",
+    clip: tuple[float | None, float | None] | None = None,
+) -> SelectionPlan:
+    """Settle candidates and keyframes as `select_frame_groups` does; the arguments are the same.
+
+    Raises:
+        InputError: where a count or policy is unknown, or the clip holds no frame.
+    """
+    check_request(num_dynimgs, num_prompt_frames, policy, clip)
+    scene = _scene(index, num_dynimgs, num_prompt_frames, clip)
+    followed, candidates, keyframes = _plan(scene, policy)
+    bounds = [scene.first - 1, *keyframes, scene.stop]
+    return SelectionPlan(
+        followed, candidates, keyframes, bounds, (float(scene.start_seconds), float(scene.end_seconds))
+    )
 
 
 def choose_policy(
@@ -104,8 +139,7 @@ def choose_policy(
     more, the heads of the GOPs cost least to decode: I-frames and those 12, 24, .. frames after them, as few as it
     takes. Else every 12th frame serves, as a re-encode to MPEG-4 would give. Short clips take finer steps.
     """
-    check_request(num_dynimgs, num_prompt_frames, policy, clip)
-    return _plan(_scene(index, num_dynimgs, num_prompt_frames, clip), policy)[0]
+    return plan_selection(index, num_dynimgs, num_prompt_frames, policy, clip).policy
 
 
 def check_request(

@@ -1,0 +1,49 @@
+"""`train`: from a recipe to a model, alone or under torchrun and accelerate launch."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..training.run import TrainResult
+
+INTERRUPTED = 130
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("recipe", type=Path)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED, metavar="[--KEY VALUE]...")
+def train(recipe: Path, overrides: tuple[str, ...]) -> int:
+    """Train a model as RECIPE (a YAML file) says; what is run again goes on from its last checkpoint.
+
+    Every key of the recipe can be given here: --learning_rate 1e-5 --model.path DIR --data FILE --lora.r 16. On several
+    GPUs: torchrun --nproc-per-node 8 -m dynimg_vl train RECIPE. Ctrl-C or SIGTERM saves a checkpoint and stops, with
+    exit code 130.
+    """
+    if not recipe.is_file():
+        raise InputError(f"no such recipe: {recipe}; check the path")
+    from ..training.recipe import TrainRecipe, parse_overrides
+    from ..training.run import Launch, train
+
+    described = TrainRecipe.from_file(recipe, parse_overrides(overrides))
+    launch = Launch(int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    result = train(described, launch)
+    if result.is_main:
+        _say(result)
+    return INTERRUPTED if result.stopped_by else 0
+
+
+def _say(result: "TrainResult") -> None:
+    loss = "" if result.loss is None else f", loss {result.loss:.4g}"
+    if result.stopped_by:
+        click.echo(f"stopped after step {result.step} of {result.num_steps}{loss}; the same command goes on from there")
+        return
+    click.echo(f"{result.model}: {result.step} steps{loss}")
+    unused = {reason: number for reason, number in result.samples.items() if reason not in ("used", "cut")}
+    if unused:
+        counted = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in sorted(unused.items()))
+        click.echo(f"samples not used: {counted} (see broken_samples_*.jsonl)")

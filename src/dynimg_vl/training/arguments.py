@@ -1,0 +1,135 @@
+"""What a run can be told: the training arguments of transformers, and what DynImg adds to them (Section 4.1)."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from ..errors import InputError
+
+FSDP_UNITS = ["Qwen2DecoderLayer", "SiglipEncoderLayer", "SiglipVisionEmbeddings"]
+"""What FSDP shards one by one. Left alone, it reads the list off the model, where transformers has mixed in a class of
+SigLIP's text tower, which is not there; and stops."""
+
+_OLD_CHECKPOINTING, _NEW_CHECKPOINTING = "gradient_checkpointing", "activation_checkpointing"
+
+
+@dataclass
+class DynImgTrainingArguments(TrainingArguments):
+    """Describe a run: all of transformers' training arguments, with these added or with another default.
+
+    Args:
+        axis_theta_learning_rate: of theta_h, theta_w and theta_t; None is `learning_rate`. Never any weight decay.
+        projector_learning_rate: of the projector; None is `learning_rate`.
+        frozen: patterns (`*` and `?`) over the names of parameters that do not learn; each has to match something.
+        lora: settings of `LoraSettings`; None trains the weights themselves.
+        num_processes: how many processes (one per GPU) the run is meant for; another number is refused, since it would
+            change the size of a batch. None takes any.
+        resume: go on from the last complete checkpoint in `output_dir`; false refuses a folder that has one.
+    """
+
+    axis_theta_learning_rate: float | None = None
+    projector_learning_rate: float | None = None
+    frozen: list[str] = field(default_factory=list)
+    lora: dict[str, Any] | None = None
+    num_processes: int | None = None
+    resume: bool = True
+    logging_nan_inf_filter: bool = False  # a loss that is no number ends the run instead
+    remove_unused_columns: bool = False  # the collator gets samples whole
+
+    def __post_init__(self) -> None:
+        if self.load_best_model_at_end:
+            raise InputError("load_best_model_at_end is not offered; compare checkpoints after the run")
+        self._force_non_reentrant()
+        self._name_fsdp_units()
+        if self.ddp_find_unused_parameters is None:
+            # What no step reads is frozen by the model, and text alone still runs the vision tower.
+            self.ddp_find_unused_parameters = False
+        for name in ("axis_theta_learning_rate", "projector_learning_rate"):
+            if (rate := getattr(self, name)) is not None and rate < 0:
+                raise InputError(f"{name} must not be negative, got {rate:g}")
+        super().__post_init__()
+
+    def _force_non_reentrant(self) -> None:
+        # All layers share cos and sin, which carry the gradient to theta: the reentrant kind fails on them.
+        known = {each.name for each in dataclasses.fields(self)}
+        name = f"{_NEW_CHECKPOINTING if _NEW_CHECKPOINTING in known else _OLD_CHECKPOINTING}_kwargs"
+        options: Any = getattr(self, name) or getattr(self, f"{_OLD_CHECKPOINTING}_kwargs", None) or {}
+        if isinstance(options, Mapping):
+            if options.get("use_reentrant"):
+                raise InputError("use_reentrant: true cannot train axis_theta; leave it out")
+            setattr(self, name, {**options, "use_reentrant": False})
+
+    def _name_fsdp_units(self) -> None:
+        if not self.fsdp:
+            return
+        config: Any = self.fsdp_config if self.fsdp_config is not None else {}
+        if isinstance(config, dict):
+            config.setdefault("transformer_layer_cls_to_wrap", list(FSDP_UNITS))
+            self.fsdp_config = config
+
+
+def build_arguments(values: Mapping[str, Any]) -> DynImgTrainingArguments:
+    """Make training arguments from the `training` section of a recipe.
+
+    Numbers may be written as YAML takes for text ("2e-5"); `gradient_checkpointing` and `activation_checkpointing` are
+    the same thing, whichever of the two the installed transformers knows.
+
+    Raises:
+        InputError: where a key is unknown, a value of the wrong kind, or settings contradict each other.
+    """
+    known = {each.name for each in dataclasses.fields(DynImgTrainingArguments) if each.init}
+    values = {_current_name(key, known): value for key, value in values.items()}
+    check_keys(values, known, "training")
+    kinds = typing.get_type_hints(DynImgTrainingArguments)
+    converted = {key: _converted(key, value, kinds[key]) for key, value in values.items()}
+    try:
+        return DynImgTrainingArguments(**converted)
+    except (ValueError, TypeError, ImportError, RuntimeError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"training: {' '.join(str(error).split())}") from error
+
+
+def check_keys(values: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Refuse unknown keys of one section, and name what may have been meant.
+
+    Raises:
+        InputError: naming the first unknown key.
+    """
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), sorted(known), n=1)
+            hint = f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known)[:12])}"
+            raise InputError(f"{where}: unknown key {key!r}{hint}")
+
+
+def _current_name(key: str, known: Collection[str]) -> str:
+    for old, new in ((_OLD_CHECKPOINTING, _NEW_CHECKPOINTING), (_NEW_CHECKPOINTING, _OLD_CHECKPOINTING)):
+        other = f"{new}{str(key).removeprefix(old)}"
+        prefers_other = new == _NEW_CHECKPOINTING or key not in known
+        if str(key).startswith(old) and other in known and prefers_other:
+            return other
+    return key
+
+
+def _converted(key: str, value: Any, kind: Any) -> Any:
+    is_union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    kinds = set(typing.get_args(kind)) if is_union else {kind}
+    # fsdp is declared as text, for the sake of old recipes, and is a truth value.
+    if value is None or key == "fsdp" or not kinds & {int, float, bool} or str in kinds:
+        return value
+    wanted = "true or false" if bool in kinds else "a number" if float in kinds else "a whole number"
+    if isinstance(value, bool) == (bool in kinds):
+        try:
+            number = value if bool in kinds else float(value)
+        except (TypeError, ValueError):
+            number = None
+        if number is not None and (bool in kinds or float in kinds or number == int(number)):
+            return number if bool in kinds or float in kinds else int(number)
+    raise InputError(f"training: {key} must be {wanted}, got {value!r}")

@@ -1,0 +1,1 @@
+"""From annotation files to batches: mixtures, samples, frame groups, shards."""

@@ -1,0 +1,125 @@
+"""Training samples from shards: the same as from files, with frames chosen among the candidates that were kept.
+
+Shapes: G DynImgs, N prompt frames.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from .annotations import Clip, Sample
+from .frame_groups import FrameRequest, select_candidates, stack_groups
+from .sample_source import Part
+from .sample_table import SampleTable
+from .shard_format import FORMAT, MANIFEST, Place, ShardInfo, decode_picture, load_info, read_record, shard_name
+
+
+class ShardSamples:
+    """Read the samples and frames of a folder that `dynimg-vl data build` made.
+
+    Raises:
+        InputError: where it is no such folder, or shards are missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        manifest = _read_manifest(folder)
+        self._built: dict[str, Any] = manifest["options"]["request"]
+        self.allowed_share = float(manifest["allowed_share"])
+        infos = _load_infos(folder, int(manifest["num_shards"]))
+        self._places: list[tuple[int, Place]] = []
+        record_of: list[int] = []
+        sources: list[str] = []
+
+        def samples():
+            for number, info in enumerate(infos):
+                for record in info.records:
+                    self._places.append((number, Place(record["offset"], record["num_bytes"])))
+                    clips = tuple(Clip(**clip) for clip in record["clips"])
+                    for said in record["conversations"]:
+                        record_of.append(len(self._places) - 1)
+                        sources.append(record["source"])
+                        yield Sample(tuple(said["messages"]), clips, record["source"], said["entry"])
+
+        self._table = SampleTable(samples())
+        self._record_of = np.array(record_of, np.int64)
+        self.skipped = [row for info in infos for row in info.skipped]
+        self.parts = _parts(manifest["sources"], sources)
+        if not len(self._table):
+            raise InputError(f"the shards in {folder} hold no sample; see what `data check` says about the mixture")
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._table[index]
+
+    def groups(
+        self, index: int, num_clips: int, request: FrameRequest, rng: np.random.Generator | None
+    ) -> list[np.ndarray]:
+        """Select among the stored candidates and decode those; see `SampleSource`."""
+        number, place = self._places[int(self._record_of[index])]
+        path = self._folder / f"{shard_name(number)}.tar"
+        description, clips = read_record(path, place)
+        result = []
+        for clip, frames in list(zip(description["clips"], clips, strict=True))[:num_clips]:
+            times = np.array(clip["pts_seconds"])
+            groups = select_candidates(times, tuple(clip["span_seconds"]), request, rng)
+            wanted = {rank for group in groups for rank in group.indices}
+            result.append(stack_groups(groups, {rank: decode_picture(frames[rank], str(path)) for rank in wanted}))
+        return result
+
+    def require(self, request: FrameRequest) -> None:
+        """Make sure that the shards hold what will be asked for.
+
+        Raises:
+            InputError: where they were built for other numbers of DynImgs or prompt frames.
+        """
+        built = self._built["num_dynimgs"], self._built["num_prompt_frames"]
+        if request.num_dynimgs != built[0] or request.num_prompt_frames > built[1]:
+            raise InputError(
+                f"the shards in {self._folder} are for {built[0]} DynImgs of {built[1]} prompt frames, the model wants "
+                f"{request.num_dynimgs} of {request.num_prompt_frames}; build others"
+            )
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} holds no shards ({MANIFEST} is missing); make them with `data build`") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(f"{path} is not of format {FORMAT}; build the shards again")
+    return manifest
+
+
+def _load_infos(folder: Path, num_shards: int) -> list[ShardInfo]:
+    infos: list[ShardInfo] = []
+    missing: list[str] = []
+    for number in range(num_shards):
+        info = load_info(folder / f"{shard_name(number)}.json")
+        if info is None:
+            missing.append(shard_name(number))
+        else:
+            infos.append(info)
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {num_shards} shards are missing in {folder} (the first: {missing[0]}); "
+            f"run `data build` again, it goes on where it stopped"
+        )
+    return infos
+
+
+def _parts(sources: list[dict[str, Any]], names: list[str]) -> tuple[Part, ...]:
+    # Records keep the order of their sources, so that each source is one stretch of samples.
+    parts: list[Part] = []
+    for source in sources:
+        first = parts[-1].stop if parts else 0
+        parts.append(Part(source["name"], first, first + names.count(source["name"]), float(source["weight"])))
+    return tuple(parts)

@@ -1,0 +1,112 @@
+"""Which parameters learn, and at what rate: theta and the projector apart from the rest (Section 4.1)."""
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..model.rotary import AXES, DynImgRotaryEmbedding
+
+PROJECTOR = re.compile(r"(^|\.)multi_modal_projector\.")
+THETA = re.compile(r"(^|\.)axis_theta$")
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> int:
+    """Stop the parameters whose names match a pattern (`*`, `?`) from learning; give how many numbers are left that do.
+
+    Raises:
+        InputError: where a pattern matches nothing, or nothing is left.
+    """
+    names = dict(model.named_parameters(remove_duplicate=False))
+    for pattern in patterns:
+        matching = [parameter for name, parameter in names.items() if fnmatchcase(name, pattern)]
+        if not matching:
+            raise InputError(f"frozen: no parameter is called {pattern!r}; one of them is {next(iter(names))}")
+        for parameter in matching:
+            parameter.requires_grad_(False)
+    left = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if not left:
+        raise InputError("every parameter is frozen; nothing would learn")
+    return left
+
+
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+    decayed: Iterable[str],
+    *,
+    weight_decay: float,
+    learning_rate: float,
+    axis_theta_learning_rate: float | None = None,
+    projector_learning_rate: float | None = None,
+) -> list[dict[str, Any]]:
+    """Split the parameters that learn into groups for an optimizer; empty ones are left out.
+
+    Args:
+        named_parameters: of the model.
+        decayed: names of those with weight decay; `axis_theta` never has any: 0 is no rotation, and decay pulls there.
+        weight_decay: of those.
+        learning_rate: of all but theta and the projector, and of these where theirs is None.
+        axis_theta_learning_rate: of theta_h, theta_w and theta_t.
+        projector_learning_rate: of the projector.
+
+    Returns:
+        Dicts with `params`, `names`, `weight_decay`, `lr` and `part` ("theta", "projector" or "rest").
+    """
+    # The rate of the first group is the one that is logged.
+    rates = {"rest": None, "projector": projector_learning_rate, "theta": axis_theta_learning_rate}
+    decayed = set(decayed)
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for part, rate in rates.items():
+        for decays in (True, False):
+            groups[part, decays] = {
+                "params": [],
+                "lr": learning_rate if rate is None else rate,
+                "weight_decay": weight_decay if decays else 0.0,
+                "part": part,
+            }
+    for name, parameter in named_parameters:
+        if parameter.requires_grad:
+            part = "theta" if THETA.search(name) else "projector" if PROJECTOR.search(name) else "rest"
+            groups[part, part != "theta" and name in decayed]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]
+
+
+def master_weights(model: nn.Module) -> None:
+    """Turn the parameters that learn into float32: an update of 2e-5 vanishes in a bfloat16 weight.
+
+    So are vectors that do not learn: on a CPU, a layer norm does not take float32 from the layer before otherwise.
+    """
+    for parameter in model.parameters():
+        is_large_and_fixed = not parameter.requires_grad and parameter.ndim > 1
+        if not is_large_and_fixed and parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
+
+
+def theta_sizes(model: nn.Module) -> dict[str, float]:
+    """Measure |theta| per axis: its mean and its maximum, under `theta_h_mean`, `theta_h_max` and so on.
+
+    Every process has to call this where the model is sharded. Empty where no theta is there.
+    """
+    for module in model.modules():
+        if isinstance(module, DynImgRotaryEmbedding) and _is_used(module):
+            theta: Any = module.axis_theta
+            whole: Tensor = theta.full_tensor() if hasattr(theta, "full_tensor") else theta
+            if whole.numel() == 0:  # DeepSpeed has put it away
+                return {}
+            sizes = whole.detach().abs().float()
+            axes = [axis for axis in AXES if axis in module.rope_axes][:-1]
+            means, maxima = sizes.mean(-1).tolist(), sizes.amax(-1).tolist()
+            return {f"theta_{axis}_mean": mean for axis, mean in zip(axes, means, strict=True)} | {
+                f"theta_{axis}_max": maximum for axis, maximum in zip(axes, maxima, strict=True)
+            }
+    return {}
+
+
+def _is_used(module: DynImgRotaryEmbedding) -> bool:
+    # Under LoRA there are two: the frozen original and the copy that learns.
+    theta = module.axis_theta
+    return theta is not None and (theta.requires_grad or not isinstance(theta, nn.Parameter))

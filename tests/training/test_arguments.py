@@ -1,0 +1,178 @@
+"""What a recipe and the command line can say, and how what they cannot is refused."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dynimg_vl.errors import InputError
+from dynimg_vl.training.arguments import FSDP_UNITS, build_arguments
+from dynimg_vl.training.lora import LoraSettings
+from dynimg_vl.training.recipe import TrainRecipe, parse_overrides
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.name.startswith("motion_"))
+BASE = {"output_dir": "out", "use_cpu": True, "report_to": "none"}
+
+
+def write(folder, **sections):
+    path = folder / "recipe.yaml"
+    path.write_text(
+        yaml.safe_dump({"model": {"path": "m"}, "data": "d.yaml", "training": {"output_dir": "out"}} | sections)
+    )
+    return path
+
+
+# --- the recipes of the project --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_parse_against_the_arguments(path):
+    # Without a GPU: only what needs one is switched off.
+    recipe = TrainRecipe.from_file(path, {"use_cpu": True})
+    args = build_arguments({**recipe.training, "report_to": "none"})
+    assert recipe.data.path.exists()
+    assert args.bf16
+    assert args.warmup_steps == 0.03
+    steps = args.per_device_train_batch_size * args.gradient_accumulation_steps * (args.num_processes or 1)
+    assert steps == 128
+    if args.lora is not None:
+        LoraSettings.from_values(args.lora)
+
+
+def test_all_recipes_of_the_issue_are_there():
+    names = {"qwen2_5_0_5b", "qwen2_5_7b", "qwen2_5_7b_lora", "align_projector"}
+    assert names <= {path.stem for path in RECIPES}
+    assert json.loads((ROOT / "recipes" / "deepspeed_zero3.json").read_text())["zero_optimization"]["stage"] == 3
+    script = ROOT / "recipes" / "slurm_multi_node.sh"
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+
+
+def test_the_paper_is_eight_sharded_processes():
+    recipe = TrainRecipe.from_file(ROOT / "recipes" / "qwen2_5_7b.yaml", {"use_cpu": True})
+    args = build_arguments({**recipe.training, "report_to": "none"})
+    assert (args.num_processes, args.learning_rate, args.lr_scheduler_type) == (8, 2e-5, "cosine")
+    assert args.fsdp
+    assert args.fsdp_config["transformer_layer_cls_to_wrap"] == FSDP_UNITS
+    assert args.frozen == []
+    assert recipe.data.options.flip == "paper"
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def test_checkpointing_is_never_reentrant():
+    for name in ("gradient_checkpointing", "activation_checkpointing"):
+        args = build_arguments({**BASE, name: True})
+        assert args.gradient_checkpointing
+        assert args.gradient_checkpointing_kwargs == {"use_reentrant": False}
+    with pytest.raises(InputError, match="cannot train axis_theta"):
+        build_arguments({**BASE, "gradient_checkpointing_kwargs": {"use_reentrant": True}})
+
+
+def test_numbers_may_be_written_as_yaml_does_not_know_them():
+    assert yaml.safe_load("2e-5") == "2e-5"
+    args = build_arguments({**BASE, "learning_rate": "2e-5", "max_steps": "10", "axis_theta_learning_rate": "1e-3"})
+    assert (args.learning_rate, args.max_steps, args.axis_theta_learning_rate) == (2e-5, 10, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"lerning_rate": 1}, "unknown key 'lerning_rate'; did you mean learning_rate"),
+        ({"max_steps": "many"}, "max_steps must be a whole number, got 'many'"),
+        ({"max_steps": 1.5}, "max_steps must be a whole number, got 1.5"),
+        ({"bf16": 1}, "bf16 must be true or false, got 1"),
+        ({"learning_rate": True}, "learning_rate must be a number"),
+        ({"eval_strategy": "sometimes"}, "sometimes is not a valid IntervalStrategy"),
+        ({"axis_theta_learning_rate": -1.0}, "must not be negative"),
+        ({"load_best_model_at_end": True}, "not offered"),
+    ],
+)
+def test_what_an_argument_cannot_be_is_one_line(values, words):
+    with pytest.raises(InputError, match=words) as error:
+        build_arguments({**BASE, **values})
+    assert "\n" not in str(error.value)
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_changes_a_recipe(tmp_path):
+    path = write(tmp_path, data={"path": "d.yaml", "flip": "off"}, training={"output_dir": "out", "lora": {"r": 8}})
+    words = (
+        "--learning-rate 1e-5 --training.max_steps=7 --lora.r 16 --data.max_length 99 --model.path other --bf16 true"
+    )
+    recipe = TrainRecipe.from_file(path, parse_overrides(words.split()))
+    assert recipe.training["max_steps"] == 7
+    assert recipe.training["learning_rate"] == "1e-5"
+    assert recipe.training["lora"] == {"r": 16}
+    assert recipe.training["bf16"] is True
+    assert (recipe.data.options.max_length, recipe.data.options.flip) == (99, "off")
+    assert recipe.model.path == "other"
+
+
+def test_paths_of_a_recipe_start_from_it_and_those_of_the_command_line_from_here(tmp_path):
+    (tmp_path / "m").mkdir()
+    path = write(tmp_path)
+    assert TrainRecipe.from_file(path).data.path == tmp_path / "d.yaml"
+    assert TrainRecipe.from_file(path).model.path == str(tmp_path / "m")
+    assert TrainRecipe.from_file(path, {"data": "mine.jsonl"}).data.path == Path("mine.jsonl")
+    hub = write(tmp_path, model={"vision": "google/siglip", "text": "Qwen/Qwen2.5", "num_dynimgs": 8})
+    assert TrainRecipe.from_file(hub).model.vision == "google/siglip"
+    assert TrainRecipe.from_file(hub).model.config == {"num_dynimgs": 8}
+    # A model instead of its parts, as after the alignment stage.
+    assert TrainRecipe.from_file(hub, {"model.path": "aligned"}).model.is_built is False
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"modle": {}}, "unknown key 'modle'; did you mean model"),
+        ({"model": {"path": "a", "vision": "b", "text": "c"}}, "give either path .* or both vision and text"),
+        ({"model": {"vision": "b"}}, "give either path .* or both vision and text"),
+        ({"model": {"path": "a", "num_dynimgs": 3}}, "num_dynimgs belongs to the model in path"),
+        ({"model": {"path": "a", "rope_axis": "s"}}, "unknown key 'rope_axis'; did you mean rope_axes"),
+        ({"model": {"path": "a", "dtype": "int8"}}, "dtype must be one of"),
+        ({"model": 3}, "model must have keys"),
+        ({"data": {"flip": "off"}}, "data: path is missing"),
+        ({"data": {"path": "d", "flop": "off"}}, "unknown key 'flop'; did you mean flip"),
+        ({"data": {"path": "d", "pack_length": 10}}, "pack_length must be at least max_length"),
+        ({"training": {}}, "output_dir is missing"),
+    ],
+)
+def test_what_a_recipe_cannot_say_is_one_line(tmp_path, sections, words):
+    with pytest.raises(InputError, match=words) as error:
+        TrainRecipe.from_file(write(tmp_path, **sections))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["- a list", "a: [", "\x00", "!!python/object/apply:os.system ['true']"])
+def test_a_file_that_is_no_recipe_is_one_line(tmp_path, content):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=r"bad\.yaml") as error:
+        TrainRecipe.from_file(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("words", [["stray"], ["--key"], ["--one", "--two", "3"], ["--"], ["--a", "[1"]])
+def test_words_that_are_no_overrides_are_refused(words):
+    with pytest.raises(InputError):
+        parse_overrides(words)
+
+
+def test_the_verb_says_what_is_wrong_in_one_line(tmp_path, capsys):
+    from dynimg_vl.cli.app import main
+
+    path = write(tmp_path)
+    for words in (["missing.yaml"], [path, "--nonsense", "1"], [path, "--use_cpu", "true"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["train", *map(str, words)])
+        captured = capsys.readouterr()
+        assert stop.value.code == 2
+        assert captured.out == ""
+        assert len(captured.err.splitlines()) == 1, captured.err
+        assert captured.err.startswith("error: ")

@@ -1,0 +1,150 @@
+"""A run that is stopped and taken up again ends where it would have; what was cut off while being written is left."""
+
+import json
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from dynimg_vl.errors import InputError
+from dynimg_vl.training.checkpoints import COMPLETE, PARTIAL, checkpoints, is_complete, last_checkpoint
+from runs import command, curve, environment, same_weights, samples_about_clips, stop_after, train_here, weights
+
+pytest_plugins = ["run_fixtures"]
+
+
+def test_four_steps_are_two_and_two_to_the_bit(recipe_of, tmp_path, monkeypatch):
+    # 12 samples in batches of 4: step 4 lies in the second epoch, with other frames and crops.
+    settings = {"train_sampling_strategy": "group_by_length"}
+    straight = train_here(recipe_of(samples_about_clips(12, text_every=5), output="straight", **settings))
+    recipe = recipe_of(samples_about_clips(12, text_every=5), output="halves", **settings)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        assert train_here(recipe).step == 2
+    halves = train_here(recipe)
+    assert curve(tmp_path / "straight") == curve(tmp_path / "halves")
+    assert same_weights(weights(straight.model), weights(halves.model))
+
+
+def test_dropout_goes_on_where_it_was(recipe_of, tmp_path, monkeypatch):
+    lora = {"lora": {"r": 2, "dropout": 0.5}, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+    straight = train_here(recipe_of(samples_about_clips(12), output="straight", **lora))
+    recipe = recipe_of(samples_about_clips(12), output="halves", **lora)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        train_here(recipe)
+    halves = train_here(recipe)
+    assert curve(tmp_path / "straight") == curve(tmp_path / "halves")
+    assert same_weights(weights(straight.model), weights(halves.model))
+
+
+@pytest.fixture
+def stopped(recipe_of, tmp_path):
+    """Give a recipe whose run has ended with the checkpoints 2 and 4."""
+    recipe = recipe_of(samples_about_clips(8), save_strategy="steps", save_steps=2)
+    train_here(recipe)
+    return recipe, tmp_path / "run"
+
+
+def cut(path, share=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+@pytest.mark.parametrize("damage", ["model.safetensors", "optimizer.pt", "trainer_state.json", COMPLETE, "no marker"])
+def test_a_checkpoint_that_was_cut_off_is_not_picked_up(stopped, damage):
+    _, folder = stopped
+    assert [path.name for path in checkpoints(folder)] == ["checkpoint-2", "checkpoint-4"]
+    if damage == "no marker":
+        (folder / "checkpoint-4" / COMPLETE).unlink()
+    else:
+        cut(folder / "checkpoint-4" / damage)
+    assert last_checkpoint(folder) == folder / "checkpoint-2"
+
+
+def test_a_run_goes_past_a_damaged_checkpoint_and_replaces_it(stopped):
+    recipe, folder = stopped
+    expected = weights(folder / "checkpoint-4")
+    cut(folder / "checkpoint-4" / "model.safetensors")
+    shutil.copytree(folder / "checkpoint-2", folder / PARTIAL / "checkpoint-6")
+    assert train_here(recipe).step == 4
+    assert is_complete(folder / "checkpoint-4")
+    assert same_weights(weights(folder / "checkpoint-4"), expected)
+    assert not (folder / PARTIAL).exists()
+
+
+def test_only_so_many_checkpoints_are_kept(recipe_of, tmp_path):
+    train_here(recipe_of(samples_about_clips(8), save_strategy="steps", save_steps=1, save_total_limit=2))
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-3", "checkpoint-4"]
+    assert not (tmp_path / "run" / PARTIAL).exists()
+
+
+def test_a_folder_with_checkpoints_is_taken_up_or_refused(stopped):
+    recipe, folder = stopped
+    with pytest.raises(InputError, match="holds checkpoints of an earlier run"):
+        train_here(recipe, resume=False)
+    with pytest.raises(InputError, match="no such folder"):
+        train_here(recipe, resume_from_checkpoint=str(folder / "checkpoint-9"))
+    assert train_here(recipe, max_steps=6).step == 6
+
+
+def test_a_finished_run_that_is_started_again_changes_nothing(stopped):
+    recipe, folder = stopped
+    before = weights(folder / "model")
+    assert train_here(recipe).step == 4
+    assert same_weights(weights(folder / "model"), before)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_the_loss_curve_is_that_of_an_uninterrupted_run(recipe_of, tmp_path):
+    settings = {"max_steps": 120, "save_strategy": "steps", "save_steps": 3, "save_total_limit": 2}
+    train_here(recipe_of(samples_about_clips(20, text_every=6), output="whole", **settings))
+    recipe = recipe_of(samples_about_clips(20, text_every=6), output="killed", **settings)
+    rng = np.random.default_rng(0)
+    reached = []
+    for _ in range(10):
+        before = step_of(tmp_path / "killed")
+        process = subprocess.Popen(command(recipe), env=environment(), stderr=subprocess.DEVNULL)
+        # Not before it got on by some steps: a run that dies at its start ten times proves nothing.
+        wait_for(lambda: step_of(tmp_path / "killed") > before, process)  # noqa: B023  (called in this very turn)
+        time.sleep(float(rng.uniform(0, 0.3)))
+        process.kill()
+        process.wait()
+        reached.append(step_of(tmp_path / "killed"))
+    assert reached == sorted(reached)
+    assert reached[-1] < 120, "the runs were too fast to be killed"
+    train_here(recipe)
+    assert curve(tmp_path / "killed") == curve(tmp_path / "whole")
+    assert same_weights(weights(tmp_path / "killed" / "model"), weights(tmp_path / "whole" / "model"))
+
+
+def step_of(folder):
+    found = last_checkpoint(folder)
+    return int(found.name.removeprefix("checkpoint-")) if found else 0
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_process_of_its_own_with_a_checkpoint(recipe_of, tmp_path):
+    recipe = recipe_of(samples_about_clips(8), max_steps=100_000, save_strategy="steps", save_steps=5)
+    process = subprocess.Popen(
+        command(recipe, "--dataloader_num_workers", 2), env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: step_of(tmp_path / "run") > 0, process)
+    process.terminate()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in out
+    step = step_of(tmp_path / "run")
+    state = json.loads((tmp_path / "run" / f"checkpoint-{step}" / "trainer_state.json").read_text())
+    assert f"stopped after step {step} of" in out
+    assert state["global_step"] == step
