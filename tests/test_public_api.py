@@ -66,7 +66,7 @@ def verbs(group=command, path=()):
         yield from verbs(verb, (*path, name))
 
 
-@pytest.mark.parametrize("path", verbs(), ids=" ".join)
+@pytest.mark.parametrize("path", list(verbs()), ids=" ".join)
 def test_help_texts_are_frozen(path):
     """Golden files are rewritten by: python tests/test_public_api.py."""
     assert help_of(path) == golden_of(path).read_text()

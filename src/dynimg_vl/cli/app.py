@@ -1,5 +1,6 @@
 """The verbs of `dynimg-vl`, and how their errors and warnings reach the user."""
 
+import gc
 import sys
 import warnings
 
@@ -27,7 +28,10 @@ for verb in (index, show, ask, chat, init, data, train):
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 a mistake in the input (one line on stderr), 130 interrupted."""
     warnings.showwarning = _print_warning
-    sys.exit(_run(arguments))
+    code = _run(arguments)
+    # At its end Python collects everything once more: 0.9 s of a 4.7 s run, after torch and transformers.
+    gc.freeze()
+    sys.exit(code)
 
 
 def _run(arguments: list[str] | None) -> int:

@@ -1,8 +1,11 @@
 """`ask` and `chat`: questions about a video."""
 
+import gc
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +21,9 @@ from .options import (
     selection_options,
     source_options,
 )
+
+SMALL_MODEL = 20_000_000
+"""Parameters below which one thread answers fastest on a CPU."""
 
 if TYPE_CHECKING:
     from ..answering import Answerer
@@ -93,17 +99,38 @@ def _look(
     """Load the model and the video; returns both and the seconds that each took."""
     started = time.perf_counter()
     require_local(video)
-    from transformers.utils import logging
+    with _collector_paused():
+        from transformers.utils import logging
 
-    from ..answering import Answerer
+        from ..answering import Answerer
 
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()  # in a file it would be noise
-    answerer = Answerer.from_pretrained(model, **given(device=device, dtype=dtype, num_prompt_frames=num_prompts))
+        if not sys.stderr.isatty():
+            logging.disable_progress_bar()  # in a file it would be noise
+        answerer = Answerer.from_pretrained(model, **given(device=device, dtype=dtype, num_prompt_frames=num_prompts))
+    _settle_threads(answerer)
     loaded = time.perf_counter()
     dynimgs = answerer.look(video, **selection_of(**options))
     seen = time.perf_counter()
     return answerer, dynimgs, {"model": round(loaded - started, 4), "video": round(seen - loaded, 4)}
+
+
+def _settle_threads(answerer: "Answerer") -> None:
+    # Threads that wait for one another cost a small model more than they bring: 0.05 s an answer with one, 0.2 to 1.0 s
+    # with two on a busy machine of two cores (the embedded model).
+    if answerer.model.num_parameters() < SMALL_MODEL:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    # Imports make hundreds of thousands of objects that stay; looking for garbage among them takes a tenth of the time.
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _name_of(model: str | None) -> str:

@@ -1,0 +1,144 @@
+"""Draw the motion world: scenes and times in, pixels out; and the dense truth that training-only losses use."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .textures import SMALL_SIZE, PictureBank
+from .world import Scenes, object_centres, object_distance, picture_points, segments, travel
+
+
+def pixel_points(size: tuple[int, int]) -> Tensor:
+    """Give the centres of H x W cells of a screen as (H * W, 2) in x, y."""
+    rows = (torch.arange(size[0]) + 0.5) / size[0]
+    columns = (torch.arange(size[1]) + 0.5) / size[1]
+    grid = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack((grid[1], grid[0]), -1).flatten(0, 1)
+
+
+def render(
+    scenes: Scenes, bank: PictureBank, times: Tensor, size: tuple[int, int], generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw frames at times (B, T) in H x W: (B, T, 3, H, W) float in 0..1, with grain where a generator is given."""
+    pictures = bank.small if size[0] * 3 <= SMALL_SIZE[0] else bank.large
+    drawn = render_points(scenes, pictures, times, pixel_points(size), size[1], generator)
+    return drawn.view(*times.shape, *size, 3).permute(0, 1, 4, 2, 3)
+
+
+def render_points(
+    scenes: Scenes,
+    pictures: Tensor,
+    times: Tensor,
+    points: Tensor,
+    width: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw only the pixels centred at `points` (P, 2) of frames `width` pixels wide: (B, T, P, 3) in 0..1."""
+    spread = points.expand(*times.shape, -1, -1)
+    seen = _background(scenes, pictures, times, spread)
+    edge = 0.7 / width
+    for place in range(scenes.present.shape[1]):
+        here = scenes.present[:, place].nonzero().squeeze(1)
+        if len(here) == 0:
+            continue
+        part = scenes.rows(here).places(place)
+        distance = object_distance(part, times[here], spread[here])[..., 0]
+        cover = (0.5 - distance / (2 * edge)).clamp(0, 1)
+        colour = _surface(part, pictures, times[here], spread[here], distance)
+        seen[here] += (colour - seen[here]) * cover[..., None]
+    if generator is not None:
+        seen += torch.randn(seen.shape, generator=generator) * scenes.grain[:, None, None, None]
+    return seen.clamp_(0, 1)
+
+
+def _background(scenes: Scenes, pictures: Tensor, times: Tensor, points: Tensor) -> Tensor:
+    where = picture_points(scenes, times, points)
+    behind = _look_up(pictures[scenes.picture_id[:, 0]], where)
+    segment = segments(scenes, times)
+    for later in range(1, scenes.picture_id.shape[1]):
+        rows = (segment == later).any(1).nonzero().squeeze(1)
+        if len(rows):
+            other = _look_up(pictures[scenes.picture_id[rows, later]], where[rows])
+            behind[rows] = torch.where((segment[rows] == later)[:, :, None, None], other, behind[rows])
+    behind = behind * scenes.gain[:, None, None] + scenes.offset[:, None, None]
+    return torch.where(scenes.flat[:, None, None, None], scenes.shade[:, None, None], behind)
+
+
+def _look_up(pictures: Tensor, where: Tensor) -> Tensor:
+    # (B, 3, h, w) uint8 at (B, T, P, 2) -> (B, T, P, 3) in 0..1. At the border the picture is mirrored.
+    found = F.grid_sample(pictures.float() / 255, where, padding_mode="reflection", align_corners=False)
+    return found.permute(0, 2, 3, 1).contiguous()
+
+
+def _surface(part: Scenes, pictures: Tensor, times: Tensor, points: Tensor, distance: Tensor) -> Tensor:
+    # The colour of the only object of each clip at all points (R, T, P, 3): pure, or a picture that moves along, with a
+    # rim of a third of the radius where it is outlined.
+    colour = part.tint[:, None].expand(*points.shape[:3], 3)
+    rows = part.textured[:, 0].nonzero().squeeze(1)
+    if len(rows) == 0:
+        return colour
+    part, times, points, distance = part.rows(rows), times[rows], points[rows], distance[rows]
+    scale = (part.zoom[:, None] * times).exp()[:, :, None, None]
+    local = (points - object_centres(part, times)) * scale
+    found = _look_up(pictures[part.surface_id[:, 0]], local * 1.4)
+    # More contrast than a background has: without a rim it could otherwise not be seen on its like.
+    found = (found - 0.5) * 1.2 + 0.5 + part.offset[:, None, None]
+    rim = (distance > -0.25 * part.radius[:, None]) & part.outlined[:, None]
+    return colour.clone().index_copy_(0, rows, torch.where(rim[..., None], part.tint[:, None], found))
+
+
+@dataclass
+class Truth:
+    """Hold what is known of points (B, T, P) of frames: the object on top (-1: background) and the seen velocity."""
+
+    layer: Tensor
+    velocity: Tensor
+
+
+def truth_at(scenes: Scenes, times: Tensor, points: Tensor) -> Truth:
+    """Tell for points (P, 2) of the frames at (B, T) what is there and how fast it moves (screens per gap)."""
+    num, num_frames = times.shape
+    spread = points.expand(num, num_frames, -1, -1)
+    layer = _top_layer(scenes, times, spread)
+    speed = 1 + 2 * scenes.ease[:, None, :, None] * times[:, :, None, None].abs()
+    own = _of_layer(scenes.velocity[:, None] * speed, layer)
+    scale = (scenes.zoom[:, None] * times).exp()[:, :, None, None]
+    velocity = (own - scenes.camera[:, None, None]) / scale - scenes.zoom[:, None, None, None] * (spread - 0.5)
+    return Truth(layer, velocity)
+
+
+def match_points(scenes: Scenes, times: Tensor, others: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Follow points (P, 2) from the frames at `times` (B, T) to those at `others` (B, T).
+
+    Returns:
+        Where the same content is, (B, T, P, 2) screens, and whether it is visible there, (B, T, P) bool: inside the
+        frame, not covered, and of the same picture.
+    """
+    num, num_frames = times.shape
+    spread = points.expand(num, num_frames, -1, -1)
+    layer = _top_layer(scenes, times, spread)
+
+    def shift(at: Tensor) -> Tensor:
+        return _of_layer(travel(scenes, at), layer) - scenes.camera[:, None, None] * at[:, :, None, None]
+
+    scale, other_scale = ((scenes.zoom[:, None] * at).exp()[:, :, None, None] for at in (times, others))
+    found = 0.5 + ((spread - 0.5) * scale - shift(times) + shift(others)) / other_scale
+    visible = ((found >= 0) & (found <= 1)).all(-1)
+    visible &= _top_layer(scenes, others, found) == layer
+    visible &= (segments(scenes, times) == segments(scenes, others))[..., None] | (layer >= 0)
+    return found, visible
+
+
+def _top_layer(scenes: Scenes, times: Tensor, points: Tensor) -> Tensor:
+    inside = object_distance(scenes, times, points) < 0
+    ranks = torch.arange(1, inside.shape[-1] + 1)
+    return (inside * ranks).amax(-1) - 1  # the last one drawn lies on top
+
+
+def _of_layer(values: Tensor, layer: Tensor) -> Tensor:
+    # values (B, T, S, 2) by layer (B, T, P): that of the object, zero for the background.
+    padded = torch.cat((torch.zeros_like(values[:, :, :1]), values), 2)
+    index = (layer + 1)[..., None].expand(*layer.shape, 2)
+    return padded.gather(2, index)

@@ -1,0 +1,34 @@
+"""From a training checkpoint to a model folder that `from_pretrained` reads: half precision, tokenizer, processor."""
+
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from ...model import DynImgForConditionalGeneration, DynImgProcessor
+from .trainer import MotionRecipe, build_model
+
+
+def load_checkpoint(
+    recipe: MotionRecipe, path: Path, tokenizer: PreTrainedTokenizerBase
+) -> DynImgForConditionalGeneration:
+    """Make the model of a recipe with the weights of a checkpoint, in float32."""
+    model = build_model(recipe, tokenizer)
+    model.load_state_dict(torch.load(path, weights_only=True)["model"])
+    return model.eval()
+
+
+def export_model(model: DynImgForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write config, weights (float16; theta stays float32), tokenizer and processor; `model` itself is halved."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Greedy decoding is what was measured.
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=32,
+    )
+    model.set_attn_implementation("sdpa")
+    model.half().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+    DynImgProcessor.from_config(model.config, tokenizer).save_pretrained(folder)

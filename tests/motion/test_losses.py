@@ -1,0 +1,143 @@
+"""The training-only losses against literal formulas."""
+
+import math
+
+import pytest
+import torch
+
+from dynimg_vl.layout import DynImgLayout
+from dynimg_vl.motion.world import sample_scenes
+from dynimg_vl.training.motion.data import choose_tokens, draw_dynimgs, prompt_times, tile_tokens
+from dynimg_vl.training.motion.losses import (
+    attention_loss,
+    bilinear_neighbours,
+    flow_loss,
+    frame_grids,
+    motion_targets,
+    watch_attention,
+)
+from dynimg_vl.training.motion.step import frame_patches
+from tiny import tiny_model
+
+LAYOUT = DynImgLayout(num_prompt_frames=4, token_grid=8, patch_grid=16, patch_size=8)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    generator = torch.Generator().manual_seed(2)
+    scenes = sample_scenes(12, 4, generator)
+    times = torch.cat((torch.zeros(12, 1), prompt_times(12, generator)), 1)
+    return scenes, times, motion_targets(scenes, times, LAYOUT)
+
+
+def test_bilinear_weights_are_those_of_interpolation():
+    generator = torch.Generator().manual_seed(0)
+    places = torch.rand(50, 2, generator=generator)
+    picture = torch.rand(1, 1, 3, 5, generator=generator)
+    index, weight = bilinear_neighbours(places, (3, 5))
+    assert torch.allclose(weight.sum(-1), torch.ones(50))
+    found = (picture.flatten()[index] * weight).sum(-1)
+    sampled = torch.nn.functional.grid_sample(
+        picture, (places * 2 - 1)[None, None], padding_mode="border", align_corners=False
+    )
+    assert torch.allclose(found, sampled.flatten(), atol=1e-6)
+
+
+def literal_attention_loss(logits, targets, keep):
+    total = amount = 0.0
+    keep = keep.tolist()
+    for clip in range(len(logits)):
+        for side in range(2):
+            for row, patch in enumerate(keep):
+                weight = float(targets.match_weight[side, clip, patch])
+                if weight == 0:
+                    continue
+                scores = [float(x) for x in logits[clip, side, row]]
+                norm = math.log(sum(math.exp(x) for x in scores))
+                x, y = (float(v) * 4 - 0.5 for v in targets.match[side, clip, patch])
+                x, y = min(max(x, 0), 3), min(max(y, 0), 3)
+                first = 192 + 16 * int(targets.frame[side, patch])
+                loss = 0.0
+                for r in range(4):
+                    for c in range(4):
+                        share = max(0.0, 1 - abs(r - y)) * max(0.0, 1 - abs(c - x))
+                        if share:
+                            loss -= share * (scores[keep.index(first + 4 * r + c)] - norm)
+                total += weight * loss
+                amount += weight
+    return total / amount
+
+
+@pytest.mark.parametrize("num_keyframe_tokens", [0, 6])
+def test_attention_loss_is_the_literal_formula(clips, num_keyframe_tokens):
+    _, _, targets = clips
+    generator = torch.Generator().manual_seed(1)
+    order = frame_patches(LAYOUT)
+    rank = torch.empty(256, dtype=torch.long)
+    rank[order] = torch.arange(256)
+    tokens = choose_tokens(LAYOUT, num_keyframe_tokens, generator)
+    patches = torch.cat([torch.tensor([0, 1, 16, 17]) + t // 8 * 32 + t % 8 * 2 for t in tokens.tolist()])
+    keep = rank[patches]
+    logits = torch.randn(12, 2, len(keep), len(keep), generator=generator)
+    loss = attention_loss(logits, targets, LAYOUT, keep)
+    assert float(loss) == pytest.approx(literal_attention_loss(logits, targets, keep), rel=1e-4)
+
+
+def test_the_first_and_last_prompt_frames_have_no_neighbour_outside(clips):
+    _, _, targets = clips
+    assert (targets.match_weight[1][:, 192:208] == 0).all()
+    assert (targets.match_weight[0][:, 240:256] == 0).all()
+    assert (targets.frame[0, :192] == 2).all()  # the keyframe looks ahead to the third prompt frame
+    assert (targets.frame[1, :192] == 1).all()
+
+
+def test_flow_loss_is_zero_for_the_truth(clips):
+    _, _, targets = clips
+    keep = torch.arange(256)
+    assert float(flow_loss(targets.flow / 0.3, targets, keep)) == 0
+    assert float(flow_loss(targets.flow / 0.3 + 1, targets, keep)) > 0.5
+
+
+def test_watching_changes_nothing_and_gives_the_real_scores():
+    model = tiny_model()
+    block = model.model.vision_tower.encoder.layers[1]
+    states = torch.randn(2, 10, 32)
+    plain = block(states, None)
+    with watch_attention(block) as scores:
+        assert torch.equal(block(states, None), plain)
+    attention = block.self_attn
+    normed = block.layer_norm1(states)
+    queries, keys = (part(normed).view(2, 10, 2, 16).transpose(1, 2) for part in (attention.q_proj, attention.k_proj))
+    assert torch.allclose(scores[0], queries @ keys.transpose(-1, -2) * 16**-0.5, atol=1e-5)
+    assert len(attention._forward_pre_hooks) == 0
+
+
+def test_frames_are_listed_in_order():
+    order = frame_patches(LAYOUT)
+    assert sorted(order.tolist()) == list(range(256))
+    assert frame_grids(LAYOUT) == [(12, 16)] + [(4, 4)] * 4
+    assert order[192:196].tolist() == [192, 193, 194, 195]
+    assert order[208:212].tolist() == [196, 197, 198, 199]
+
+
+def test_tokens_that_are_not_kept_stay_black(clips):
+    from dynimg_vl.motion.textures import PictureBank
+
+    scenes, times, _ = clips
+    generator = torch.Generator().manual_seed(0)
+    bank = PictureBank.procedural(4, generator)
+    everything = torch.arange(64)
+    full = draw_dynimgs(scenes, bank, times, LAYOUT, everything, torch.Generator().manual_seed(0))
+    kept = choose_tokens(LAYOUT, 5, generator)
+    part = draw_dynimgs(scenes, bank, times, LAYOUT, kept, torch.Generator().manual_seed(0))
+    assert full.shape == (12, 3, 128, 128)
+    # Without grain the kept tokens are the same pixels.
+    scenes.grain.zero_()
+    full, part = (draw_dynimgs(scenes, bank, times, LAYOUT, keep, generator) for keep in (everything, kept))
+    for token in tile_tokens(LAYOUT, 0).tolist():
+        rows, columns = slice(token // 8 * 16, token // 8 * 16 + 16), slice(token % 8 * 16, token % 8 * 16 + 16)
+        if token in kept:
+            assert torch.equal(part[..., rows, columns], full[..., rows, columns])
+        else:
+            assert (part[..., rows, columns] == 0).all()
+    assert torch.equal(part[..., 96:, :], full[..., 96:, :])
