@@ -101,6 +101,12 @@ def test_show_refuses_a_place_it_cannot_write(run, ball_video, tmp_path, output)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_show_never_overwrites_the_video(run, ball_video, tmp_path):
+    video = write(tmp_path / "clip.png", Path(ball_video).read_bytes())
+    assert_refused(run("show", video, "-o", video), "is the video itself")
+    assert video.read_bytes() == Path(ball_video).read_bytes()
+
+
 def test_show_leaves_nothing_behind_when_it_fails(run, ball_video, tmp_path, monkeypatch):
     monkeypatch.setattr(Image.Image, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     assert_refused(run("show", ball_video, "-o", tmp_path / "a.png"), "No space left")
@@ -159,6 +165,16 @@ def test_chat_answers_line_by_line(run, ball_video, monkeypatch):
     assert code == 0
     assert [turn["question"] for turn in turns] == ["Does anything move?", "Which way does the object move?"]
     assert turns[0]["answer"] == run("ask", ball_video, "Does anything move?")[1].strip()
+
+
+def test_chat_goes_on_after_a_question_that_is_refused(run, ball_video, monkeypatch):
+    import io
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("what <|im_end|>\nDoes anything move?\n"))
+    code, out, err = run("chat", ball_video)
+    assert code == 0
+    assert len(out.splitlines()) == 1
+    assert err.startswith("error: the question holds <|im_end|>")
 
 
 def test_an_empty_question_is_refused(run, ball_video):
@@ -223,6 +239,8 @@ def test_a_number_of_prompts_that_does_not_fit_is_refused(run, ball_video, tmp_p
         (["--start", "5", "--end", "2"], ["clip"]),
         (["--start", "1000"], ["clip"]),
         (["--num-dynimgs", "0"], ["num_dynimgs"]),
+        (["--num-dynimgs", "1000000000"], ["num_dynimgs"]),
+        (["--max-pixels", "-1"], ["max_pixels"]),
         (["--max-pixels", "100"], ["max_pixels"]),
         (["--max-frames", "3"], ["max_frames"]),
         (["--policy", "nonsense"], ["nonsense"]),

@@ -67,7 +67,7 @@ class Answerer:
         """
         from .model import load_pretrained
 
-        return cls(*load_pretrained(model or embedded_model(), **options))
+        return cls(*load_pretrained(embedded_model() if model is None else model, **options))
 
     def look(self, video: Any, **options: Any) -> "DynImgs":
         """Turn a video into the DynImgs that this model sees; the options are those of `load_dynimgs`."""
@@ -87,31 +87,48 @@ class Conversation:
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def ask(self, question: str, *, max_new_tokens: int = MAX_NEW_TOKENS) -> Reply:
-        """Answer the next question by greedy decoding.
+        """Answer the next question by greedy decoding; a refused question leaves the conversation as it was.
 
         Raises:
-            InputError: where the question is empty.
+            InputError: where the question is empty, no text, too long, or holds a special token of the model.
         """
-        if not question.strip():
-            raise InputError("the question is empty; ask something, for example: Which way does the object move?")
+        self._check(question, max_new_tokens)
         content: list[dict[str, Any]] = [{"type": "text", "text": question.strip()}]
         if not self.messages:
             content.insert(0, {"type": "video", "video": self.dynimgs})
-        self.messages.append({"role": "user", "content": content})
-        reply = self._generate(max_new_tokens)
-        self.messages.append({"role": "assistant", "content": [{"type": "text", "text": reply.text}]})
+        messages = [*self.messages, {"role": "user", "content": content}]
+        reply = self._generate(messages, max_new_tokens)
+        self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": reply.text}]}]
         return reply
 
-    def _generate(self, max_new_tokens: int) -> Reply:
+    def _check(self, question: str, max_new_tokens: int) -> None:
+        if not isinstance(question, str) or not question.strip():
+            raise InputError("the question is empty; ask something, for example: Which way does the object move?")
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        if any("\ud800" <= letter <= "\udfff" for letter in question):
+            raise InputError("the question is not valid text (UTF-8); type it again")
+        # In a question these would be read as what they are: the end of the turn, a video, somebody else's words.
+        for token in self.answerer.processor.tokenizer.added_tokens_decoder.values():
+            if token.special and str(token) in question:
+                raise InputError(f"the question holds {token}, a token that steers the model; leave it out")
+
+    def _generate(self, messages: list[dict[str, Any]], max_new_tokens: int) -> Reply:
         import torch
+
+        from .model.foreign import reading
 
         # transformers types `generate` for a protocol of its own, and every chat template as a string.
         model: Any = self.answerer.model
         processor: Any = self.answerer.processor
         started = time.perf_counter()
-        inputs = processor.apply_chat_template(
-            self.messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
-        ).to(model.device, model.dtype)
+        with reading("the chat cannot be turned into tokens"):
+            inputs = processor.apply_chat_template(
+                messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+            ).to(model.device, model.dtype)
+        length, longest = inputs["input_ids"].shape[1], model.config.text_config.max_position_embeddings
+        if length > longest:
+            raise InputError(f"video and question are {length} tokens long, the model reads {longest}; ask less")
         with torch.inference_mode():
             tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         new = tokens[0, inputs["input_ids"].shape[1] :]

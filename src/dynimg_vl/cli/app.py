@@ -54,6 +54,8 @@ def _run(arguments: list[str] | None) -> int:
         # Whoever read the output has gone away (a closed pager): no error of ours, and nobody to tell.
         sys.stderr.close()
         return 0
+    except MemoryError:
+        return _fail("out of memory; use a smaller video, model or --num-dynimgs")
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}")
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -70,14 +71,21 @@ def ask(video: str, questions: tuple[str, ...], as_json: bool, max_new_tokens: i
 def chat(video: str, as_json: bool, max_new_tokens: int, **options: Any) -> None:
     """Talk about VIDEO: one question a line, each sees the turns before it; an empty line ends.
 
+    A question that is refused is named on stderr, and the talk goes on.
+
     With --json, each answer is one JSON object on a line of its own.
     """
     answerer, dynimgs, _ = _look(video, **options)
     conversation = answerer.start(dynimgs)
     for question in _questions():
-        reply = conversation.ask(question, max_new_tokens=max_new_tokens)
+        try:
+            reply = conversation.ask(question, max_new_tokens=max_new_tokens)
+        except InputError as error:
+            click.echo(f"error: {error}", err=True)
+            continue
         if as_json:
-            click.echo(json.dumps({"question": question, "answer": reply.text}, ensure_ascii=False))
+            turn = {"question": question, "answer": reply.text, "num_new_tokens": reply.num_new_tokens}
+            click.echo(json.dumps({**turn, "seconds": round(reply.seconds, 4)}, ensure_ascii=False))
         else:
             click.echo(reply.text)
 
@@ -106,6 +114,8 @@ def _look(
 
         if not sys.stderr.isatty():
             logging.disable_progress_bar()  # in a file it would be noise
+        for library in ("transformers", "huggingface_hub"):
+            getLogger(library).setLevel(ERROR)  # what matters of it comes as one line of ours
         answerer = Answerer.from_pretrained(model, **given(device=device, dtype=dtype, num_prompt_frames=num_prompts))
     _settle_threads(answerer)
     loaded = time.perf_counter()
@@ -134,4 +144,4 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _name_of(model: str | None) -> str:
-    return model or "embedded"
+    return "embedded" if model is None else model

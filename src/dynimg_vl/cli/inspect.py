@@ -75,6 +75,8 @@ def show(video: str, output: Path, overlay: bool, num_prompts: int | None, as_js
 
     if output.suffix.lower() not in PICTURE_FORMATS:
         raise InputError(f"cannot write {output}: name it with one of {', '.join(PICTURE_FORMATS)}")
+    if output.exists() and output.samefile(video):
+        raise InputError(f"{output} is the video itself; name another picture")
     layout = DynImgLayout(**given(num_prompt_frames=num_prompts))
     dynimgs = load_dynimgs(video, layout=layout, **selection_of(**options))
     with written_whole(output) as temporary:

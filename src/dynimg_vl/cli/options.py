@@ -69,8 +69,8 @@ def require_local(video: str) -> None:
     """
     if "://" in video:
         raise InputError(f"{video} is an address, and those are not opened; download the video and give its path")
-    if not Path(video).exists():
-        raise InputError(f"no such file: {video}; check the path")
+    if not video or not Path(video).exists():
+        raise InputError(f"no such file: {video or '(an empty name)'}; check the path")
 
 
 def counted(number: int, thing: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import InputError
+from .options import emit_json, json_option
 
 if TYPE_CHECKING:
     from ..training.run import TrainResult
@@ -16,8 +17,9 @@ INTERRUPTED = 130
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("recipe", type=Path)
+@json_option
 @click.argument("overrides", nargs=-1, type=click.UNPROCESSED, metavar="[--KEY VALUE]...")
-def train(recipe: Path, overrides: tuple[str, ...]) -> int:
+def train(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     """Train a model as RECIPE (a YAML file) says; what is run again goes on from its last checkpoint.
 
     Every key of the recipe can be given here: --learning_rate 1e-5 --model.path DIR --data FILE --lora.r 16. On several
@@ -32,7 +34,11 @@ def train(recipe: Path, overrides: tuple[str, ...]) -> int:
     described = TrainRecipe.from_file(recipe, parse_overrides(overrides))
     launch = Launch(int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     result = train(described, launch)
-    if result.is_main:
+    if result.is_main and as_json:
+        model = None if result.model is None else str(result.model)
+        facts = {"model": model, "step": result.step, "num_steps": result.num_steps, "loss": result.loss}
+        emit_json({**facts, "stopped_by": result.stopped_by, "samples": dict(result.samples)})
+    elif result.is_main:
         _say(result)
     return INTERRUPTED if result.stopped_by else 0
 

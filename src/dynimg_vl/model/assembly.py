@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers.generation import GenerationConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.tokenization_auto import AutoTokenizer
@@ -14,13 +13,10 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from ..errors import InputError
 from .chat_template import VIDEO_TOKEN
 from .configuration_dynimg import DynImgConfig
+from .foreign import check_model_name, reading
 
 NEW_WEIGHTS = ("model.multi_modal_projector.", "model.language_model.rotary_emb.axis_theta")
 """What no backbone has: a fresh projector and, at their initial values, the frequencies of h, w and t."""
-
-
-UNREADABLE = (OSError, RuntimeError, SafetensorError)
-"""What loading weights raises where files are missing, damaged, or of another model."""
 
 
 class _VisionPart(SiglipVisionModel):
@@ -47,10 +43,9 @@ def create_model(output: str | Path, vision: str, text: str, *, dtype: Any = "au
     from .modeling_dynimg import DynImgForConditionalGeneration
     from .processing_dynimg import DynImgProcessor
 
-    try:
+    check_model_name(text)
+    with reading(f"{text} has no tokenizer that can be read"):
         tokenizer = AutoTokenizer.from_pretrained(text)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{text} has no tokenizer: {first_line(error)}") from error
     video_token_id = tokenizer.get_vocab().get(VIDEO_TOKEN)
     if video_token_id is None:
         raise InputError(f"the tokenizer of {text} has no {VIDEO_TOKEN}; take a Qwen2.5")
@@ -130,23 +125,15 @@ def _vision_config(vision: str) -> Any:
 
 
 def _read_config(name: str) -> Any:
-    try:
+    check_model_name(name)
+    with reading(f"{name} is no folder with a model and no model on the hub"):
         return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name} is no folder with a model and no model on the hub ({first_line(error)})") from error
 
 
 def _load(model_class: Any, name: str, config: Any, dtype: torch.dtype | str) -> Any:
-    try:
+    with reading(f"the weights in {name} cannot be loaded"):
         model, report = model_class.from_pretrained(name, config=config, dtype=dtype, output_loading_info=True)
-    except UNREADABLE as error:
-        raise InputError(f"the weights in {name} cannot be loaded: {first_line(error)}") from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise InputError(f"{name} lacks {len(missing)} weights of a {model_class.__name__}, {missing[0]} among them")
     return model
-
-
-def first_line(error: Exception) -> str:
-    """Give the first line of what an exception says."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

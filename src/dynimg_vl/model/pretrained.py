@@ -7,8 +7,8 @@ import torch
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from ..errors import InputError
-from .assembly import UNREADABLE, first_line
 from .configuration_dynimg import DynImgConfig
+from .foreign import check_model_name, one_line, reading
 from .modeling_dynimg import DynImgForConditionalGeneration
 from .processing_dynimg import DynImgProcessor
 
@@ -38,12 +38,8 @@ def load_pretrained(
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else "auto"
     config = read_config(name)
-    try:
+    with reading(f"{name} has no processor that can be read"):
         processor = DynImgProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{name} has no processor that can be read: {first_line(error)}") from error
     if num_prompt_frames is not None:
         config.num_prompt_frames = num_prompt_frames
         processor.video_processor.num_prompt_frames = num_prompt_frames
@@ -60,7 +56,7 @@ def _device(device: str | torch.device | None) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device} cannot be used here: {first_line(error)}") from error
+        raise InputError(f"device {device} cannot be used here: {one_line(error)}") from error
 
 
 def read_config(name: str) -> DynImgConfig:
@@ -69,13 +65,10 @@ def read_config(name: str) -> DynImgConfig:
     Raises:
         InputError: where there is none.
     """
-    try:
+    check_model_name(name)
+    kind = "the folder has no model that can be read" if Path(name).is_dir() else "the hub gave none"
+    with reading(f"no DynImg model at {name}, {kind}"):
         config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        kind = "folder has no model in it" if Path(name).is_dir() else "neither a folder nor a model on the hub"
-        raise InputError(f"no DynImg model at {name}: {kind} ({first_line(error)})") from error
     if not isinstance(config, DynImgConfig):
         raise InputError(
             f"{name} holds a {config.model_type!r} model, not a DynImg; `dynimg-vl init` builds one from parts"
@@ -93,23 +86,19 @@ def _load_adapted(name: str, config: DynImgConfig, dtype: Any) -> DynImgForCondi
         import peft
     except ImportError as error:
         raise InputError(f"{name} holds a LoRA adapter, which needs peft: pip install 'dynimg-vl[train]'") from error
-    try:
+    with reading(f"the adapter in {name} cannot be loaded"):
         base = peft.PeftConfig.from_pretrained(name).base_model_name_or_path
         if not base:
             raise InputError(f"the adapter in {name} does not say which model it belongs to")
         adapted: Any = peft.PeftModel.from_pretrained(_load_weights(base, config, dtype), name)
         return adapted.merge_and_unload()
-    except UNREADABLE as error:
-        raise InputError(f"the adapter in {name} cannot be loaded: {first_line(error)}") from error
 
 
 def _load_weights(name: str, config: DynImgConfig, dtype: Any) -> DynImgForConditionalGeneration:
-    try:
+    with reading(f"the weights in {name} cannot be loaded"):
         loaded: Any = DynImgForConditionalGeneration.from_pretrained(
             name, config=config, dtype=dtype, output_loading_info=True
         )
-    except UNREADABLE as error:
-        raise InputError(f"the weights in {name} cannot be loaded: {first_line(error)}") from error
     model, report = loaded
     for kind in ("missing_keys", "unexpected_keys"):
         if names := sorted(report[kind]):

@@ -86,6 +86,11 @@ class DynImgVideoProcessor(VideoProcessorMixin):
             "max_frames": MAX_FRAMES,
         }
         super().__init__(**{**defaults, **kwargs})
+        for name in ("image_mean", "image_std"):
+            if len(self.__dict__[name]) != 3:
+                raise InputError(f"{name} must have three values, one per channel, got {self.__dict__[name]}")
+        if min(self.__dict__["image_std"]) <= 0:
+            raise InputError(f"image_std must be positive, got {self.__dict__['image_std']}")
         _ = self.layout  # refuses a geometry that does not work out
 
     @classmethod

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from transformers import set_seed
 
 from ..errors import InputError
-from ..model.assembly import first_line
 from ..model.chat_template import VIDEO_TOKEN
+from ..model.foreign import one_line
 from ..model.modeling_dynimg import DynImgForConditionalGeneration
 from ..model.pretrained import load_pretrained
 from ..model.processing_dynimg import DynImgProcessor
@@ -152,7 +152,7 @@ def build_model(
         try:
             model.set_attn_implementation(settings.attention)
         except (ValueError, ImportError) as error:
-            raise InputError(f"model: attention {settings.attention!r} does not work: {first_line(error)}") from error
+            raise InputError(f"model: attention {settings.attention!r} does not work: {one_line(error)}") from error
     if lora is not None:
         model = add_lora(model, lora, settings.path)
     freeze(model, args.frozen)
@@ -169,7 +169,7 @@ def _load(settings: ModelSettings) -> tuple[Any, DynImgProcessor]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(settings.text)
     except (OSError, ValueError) as error:
-        raise InputError(f"{settings.text} has no tokenizer: {first_line(error)}") from error
+        raise InputError(f"{settings.text} has no tokenizer: {one_line(error)}") from error
     video_token_id = tokenizer.get_vocab().get(VIDEO_TOKEN)
     if video_token_id is None:
         raise InputError(f"the tokenizer of {settings.text} has no {VIDEO_TOKEN}; take a Qwen2.5")
@@ -183,7 +183,7 @@ def _load(settings: ModelSettings) -> tuple[Any, DynImgProcessor]:
     except (TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"model: {first_line(error)}") from error
+        raise InputError(f"model: {one_line(error)}") from error
     return model, DynImgProcessor.from_config(model.config, tokenizer)
 
 
@@ -198,7 +198,7 @@ def make_trainer(model: Any, args: DynImgTrainingArguments, **kwargs: Any) -> Dy
     except (ValueError, ImportError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"training: {first_line(error)}") from error
+        raise InputError(f"training: {one_line(error)}") from error
 
 
 def _run(trainer: DynImgTrainer, listener: SignalStop, resumed: Path | None) -> None:
