@@ -87,7 +87,31 @@ def test_lost_frames_are_counted(tmp_path):
         assert load_dynimgs(path).num_lost == 1
 
 
-@pytest.mark.parametrize("options", [{"num_dynimgs": 0}, {"policy": "best"}, {"clip": (3, 2)}])
+def test_missing_frames_are_described(tmp_path):
+    path = write_video(tmp_path / "clip.avi", size=(128, 192))
+    assert load_dynimgs(path).describe()["num_missing"] == 0
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
+    with pytest.warns(VideoWarning, match="of 48 frames are missing"):
+        loaded = load_dynimgs(path)
+    described = loaded.describe()
+    assert described["num_missing"] == 48 - loaded.index.num_frames > 5
+    assert "num_lost" in described
+
+
+def test_a_long_file_that_was_cut_off_says_so(tmp_path):
+    """A partial index would find I-frames enough and never notice."""
+    path = tmp_path / "long.webm"
+    loop_video(write_video(tmp_path / "clip.webm", codec="libvpx"), path, 300)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
+    with pytest.warns(VideoWarning, match="frames are missing"):
+        loaded = load_dynimgs(path)
+    assert loaded.index.complete
+    assert loaded.index.num_lost == pytest.approx(7200 - loaded.index.num_frames, abs=2)
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_dynimgs": 0}, {"num_dynimgs": 10**9}, {"num_dynimgs": 2.0}, {"policy": "best"}, {"clip": (3, 2)}]
+)
 def test_impossible_requests_come_before_the_video(options):
     with pytest.raises(InputError) as caught:
         load_dynimgs("there is no such file.mp4", **options)

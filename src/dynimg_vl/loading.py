@@ -42,7 +42,11 @@ class DynImgs:
         return tuple(self.index.pts_seconds[list(group.indices)].tolist())
 
     def describe(self) -> dict[str, Any]:
-        """Tell which frames were chosen, when they are shown and by which policy, in values that JSON knows."""
+        """Tell which frames were chosen, when they are shown and by which policy, in values that JSON knows.
+
+        `num_lost` counts chosen frames for which others stand in, `num_missing` those that the file promised and does
+        not hold.
+        """
 
         def frames(numbers: tuple[int, ...]) -> list[dict[str, Any]]:
             return [{"index": n, "seconds": round(float(self.index.pts_seconds[n]), 6)} for n in numbers]
@@ -54,6 +58,7 @@ class DynImgs:
                 for group in self.groups
             ],
             "num_lost": self.num_lost,
+            "num_missing": self.index.num_lost,
         }
 
 

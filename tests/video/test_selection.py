@@ -207,6 +207,24 @@ def test_impossible_requests_are_refused(request_):
         select_frame_groups(FrameIndex.regular(10, fps=1, gop_size=1), **request_)
 
 
+@pytest.mark.parametrize("name", ["num_dynimgs", "num_prompt_frames"])
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (1025, "at most 1024.*got .*1025"),
+        (10**12, "at most 1024.*got .*1000000000000"),
+        (True, "must be integers, got .*True"),
+        (4.0, r"must be integers, got .*4\.0"),
+        ("4", "must be integers, got .*'4'"),
+    ],
+)
+def test_counts_are_integers_within_bounds(name, count, message):
+    with pytest.raises(InputError, match=message) as caught:
+        select_frame_groups(FrameIndex.regular(10, fps=1, gop_size=1), **{name: count})
+    assert "\n" not in str(caught.value)
+    assert len(select_frame_groups(FrameIndex.regular(10, fps=1, gop_size=1), np.int64(2))) == 2
+
+
 def test_times_of_a_partial_index_lead_to_the_same_choice():
     index = FrameIndex.regular(30_000, fps=25, gop_size=25)
     times = sampling_seconds(0.0, index.end_seconds, 4, 4)

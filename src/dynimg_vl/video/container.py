@@ -8,6 +8,7 @@ import re
 import stat
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -15,8 +16,9 @@ from typing import Any, BinaryIO
 import av
 import av.stream
 
-from ..errors import VideoError
+from ..errors import InputError, VideoError
 from .boxes import TrackBoxes, read_tracks
+from .extent import claimed_bytes
 from .sps import sample_aspect_ratio
 
 # FFmpeg goes by content, not by name: `x.mp4` may be a concat script that names other files. These formats cannot.
@@ -43,10 +45,19 @@ _PLAYLIST = re.compile(rb"\s*(#EXTM3U|ffconcat|<\?xml[^>]*>\s*<MPD|<MPD)")
 
 @dataclass(frozen=True)
 class Limits:
-    """Hold what a video may claim before it is refused."""
+    """Hold what a video may claim before it is refused.
+
+    Raises:
+        InputError: where a limit is below 1 or no integer.
+    """
 
     max_pixels: int = MAX_PIXELS
     max_frames: int = MAX_FRAMES
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+                raise InputError(f"{name} must be an integer of at least 1, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ class OpenVideo:
         self.limits = limits
         self.stream = _video_stream(container, self.name)
         self.picture = Picture("", 0, 0, 0, Fraction(1))
+        self.claimed_bytes = 0
 
     def rewind(self) -> None:
         """Stand before the first packet again, also where the container cannot seek: it is opened anew."""
@@ -106,6 +118,11 @@ class OpenVideo:
         return len(self.stream.index_entries) if complete and hasattr(self.stream, "index_entries") else 0
 
     @property
+    def is_cut_off(self) -> bool:
+        """Tell whether the header claims more bytes than there are; only AVI and Matroska claim any."""
+        return self.claimed_bytes > self.num_bytes
+
+    @property
     def track_seconds(self) -> float | None:
         """Give when the video track of a Matroska file ends, where its writer noted that; others may be longer."""
         hours, _, rest = str(self.stream.metadata.get("DURATION", "")).partition(":")
@@ -125,7 +142,7 @@ class OpenVideo:
         return None
 
 
-def display_name(source: Path | bytes) -> str:
+def display_name(source: str | Path | bytes) -> str:
     """Name a source in a message of one line."""
     if isinstance(source, bytes):
         return f"video of {len(source)} bytes"
@@ -145,12 +162,14 @@ def open_video(source: Path | bytes, limits: Limits) -> OpenVideo:
     with _binary(source) as file:
         _refuse_playlist(file.read(256), name)
         tracks = read_tracks(file)
+        claimed = claimed_bytes(file)
     if any(track.num_samples > limits.max_frames for track in tracks):  # FFmpeg would allocate the whole table first
         raise _too_many_frames(name, max(track.num_samples for track in tracks), limits)
     container = _open_container(source, name)
     try:
         opened = OpenVideo(source, container, num_bytes, limits)
         opened.picture = _describe(opened, tracks)
+        opened.claimed_bytes = claimed
         _check_limits(opened)
     except BaseException:
         container.close()

@@ -1,17 +1,20 @@
 """Which frames a video has, when they are shown and which are I-frames: packets are read, nothing is decoded."""
 
+import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
 from typing import Union
 
 import numpy as np
 
 from ..errors import InputError, VideoError, VideoWarning
-from .container import MAX_FRAMES, MAX_PIXELS, Limits, OpenVideo, Picture, open_video
+from .container import MAX_FRAMES, MAX_PIXELS, Limits, OpenVideo, Picture, display_name, open_video
 from .packets import NO_TIME, PacketReader, PacketTable, iframes_near, scan, scan_range
 from .stills import ArrayFrames, PictureFiles, check_frames, describe_picture, list_pictures
 
@@ -20,10 +23,14 @@ LONG_SECONDS = 120.0
 LONG_BYTES = 64 * 2**20
 """The same as a file size, for short files of a high rate."""
 
+MIN_FPS, MAX_FPS = 1e-3, 1e5
+"""Bounds on a given frame rate: a frame every 17 minutes, and the fastest cameras; beyond, times lose their sense."""
+
 _NUM_IFRAMES = 64  # in a partial index that nobody gave times for
 _SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts")  # and their durations are to be trusted
 
 _GUESSED_RATE = 25  # of a stream that gives neither times nor a rate
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|https?:/")  # a Path has lost one of the slashes
 
 VideoLike = Union[str, Path, bytes, np.ndarray, "FrameIndex"]
 
@@ -131,6 +138,8 @@ class FrameIndex:
         Raises:
             VideoError: where it cannot be opened, has no frames or is over a limit.
         """
+        if isinstance(video, str | Path) and os.path.isdir(video):
+            raise VideoError(f"{display_name(video)} is a folder; use FrameIndex.from_folder, which takes its fps")
         with open_index(video, complete=complete, limits=Limits(max_pixels, max_frames)) as (index, _):
             return index
 
@@ -138,7 +147,13 @@ class FrameIndex:
     def from_folder(
         cls, folder: str | Path, *, fps: float, max_pixels: int = MAX_PIXELS, max_frames: int = MAX_FRAMES
     ) -> "FrameIndex":
-        """List a folder of pictures (jpg, png, bmp, webp) as a video; `frame2` comes before `frame10`."""
+        """List a folder of pictures (jpg, png, bmp, webp) as a video; `frame2` comes before `frame10`.
+
+        Raises:
+            InputError: where `fps` is out of bounds.
+            VideoError: where there is no such folder, or no readable picture in it.
+        """
+        check_fps(fps)
         files = list_pictures(Path(folder), Limits(max_pixels, max_frames))
         picture = describe_picture(files.paths[0], files.limits)
         return cls._evenly(len(files.paths), fps, 1, picture, files)
@@ -161,12 +176,18 @@ class FrameIndex:
     def _evenly(
         cls, count: int, fps: float, gop_size: int, picture: Picture, frames: ArrayFrames | PictureFiles | None
     ) -> "FrameIndex":
-        if not (fps > 0 and np.isfinite(fps)):
-            raise InputError(f"fps must be a positive number, got {fps}")
+        fps = check_fps(fps)
         return cls(
             np.arange(count) / fps, np.arange(count) % gop_size == 0, **vars(picture),
             duration_seconds=count / fps, frames=frames,
         )  # fmt: skip
+
+
+def check_fps(fps: float) -> float:
+    """Refuse a frame rate that is no number from `MIN_FPS` to `MAX_FPS`, else give it as a float."""
+    if isinstance(fps, bool) or not isinstance(fps, Real) or not MIN_FPS <= fps <= MAX_FPS:
+        raise InputError(f"fps must be a number from {MIN_FPS:g} to {MAX_FPS:g}, got {fps!r}")
+    return float(fps)
 
 
 def index_video(
@@ -182,7 +203,7 @@ def index_video(
     `fps` is needed for folders and arrays and ignored for files, which carry their own times.
 
     Raises:
-        InputError: where the form is unknown or `fps` is missing.
+        InputError: where the form is unknown or `fps` is missing or out of bounds.
         VideoError: where the video cannot be opened, has no frames or is over a limit.
     """
     with open_index(video, fps=fps, complete=complete, limits=Limits(max_pixels, max_frames)) as (index, _):
@@ -203,6 +224,8 @@ def open_index(
     Yields the index and the reader of its packets, None where there is no file to read packets from.
     """
     limits = limits or Limits()
+    if fps is not None:
+        check_fps(fps)
     still = _without_file(video, fps, limits)
     if still is not None and not isinstance(still.frames, FileFrames):
         yield still, None
@@ -213,7 +236,9 @@ def open_index(
         return
     assert isinstance(video, str | Path | bytes)
     with open_video(video if isinstance(video, bytes) else Path(video), limits) as opened:
-        found = None if complete or not is_long(opened) else _sample(opened, sampling or _EVENLY)
+        # What is left of a file that was cut off shows only in a pass over all of it.
+        whole = complete or opened.is_cut_off or not is_long(opened)
+        found = None if whole else _sample(opened, sampling or _EVENLY)
         if found is None:
             table, kept = scan(opened)
             found = _file_index(opened, table), PacketReader(opened, table, kept)
@@ -258,12 +283,14 @@ def _file_index(opened: OpenVideo, table: PacketTable, span: tuple[float, float]
     if duration is None:
         step = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.0
         duration = float(seconds[-1] - seconds[0]) + step
+    duration = max(duration, float(seconds[-1] - seconds[0]))  # FFmpeg guesses it from the bytes of a file cut off
     if span is None:
         table = replace(table, lost=max(table.lost, _num_missing(opened, seconds)))
     if table.lost:
+        total = table.lost + len(table.pts)
         warnings.warn(
-            f"{opened.name}: {table.lost} of {table.lost + len(table.pts)} frames are missing, the file is damaged "
-            f"or cut off; going on with the rest",
+            f"{opened.name}: {table.lost} of {total} frames are missing ({table.lost / total:.1%}), the file is "
+            f"damaged or cut off; going on with the rest",
             VideoWarning,
             stacklevel=5,
         )
@@ -275,12 +302,19 @@ def _file_index(opened: OpenVideo, table: PacketTable, span: tuple[float, float]
 
 
 def _num_missing(opened: OpenVideo, seconds: np.ndarray) -> int:
-    """Estimate how many frames a file without a table of all packets lacks at its end, from what its track claims."""
+    """Estimate how many frames a file without a table of all packets lacks at its end, from what its header claims."""
     claimed = opened.track_seconds
+    if claimed is None and opened.is_cut_off:
+        claimed = opened.duration_seconds
+        if opened.format == "avi":  # whose duration is guessed from the bytes; the header counts ticks, gaps included
+            claimed = float(opened.stream.frames * opened.seconds_per_tick)
     if claimed is None or len(seconds) < 2:
-        return 0
+        lacking = max(0, opened.claimed_bytes - opened.num_bytes)
+        return round(len(seconds) * lacking / opened.num_bytes)
     step = float(seconds[-1] - seconds[0]) / (len(seconds) - 1)
     missing = claimed - float(seconds[-1]) - step
+    if opened.is_cut_off and step > 0:  # no doubt that there is a loss
+        return max(0, round(missing / step))
     return round(missing / step) if missing > max(1.0, 0.1 * claimed, 5 * step) > 0 else 0
 
 
@@ -300,10 +334,14 @@ def _without_file(video: VideoLike, fps: float | None, limits: Limits) -> FrameI
     if isinstance(video, np.ndarray):
         return FrameIndex.from_array(video, fps=_required(fps, "an array of frames"))
     if isinstance(video, str | Path):
-        if Path(video).is_dir():
+        if _ADDRESS.match(str(video)) and not os.path.exists(video):
+            raise VideoError(
+                f"{display_name(video)} is an address, and addresses are not opened; download the video, give its file"
+            )
+        if os.path.isdir(video):
             return FrameIndex.from_folder(
                 video,
-                fps=_required(fps, f"the folder {video}"),
+                fps=_required(fps, f"the folder {display_name(video)}"),
                 max_pixels=limits.max_pixels,
                 max_frames=limits.max_frames,
             )

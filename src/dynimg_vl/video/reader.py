@@ -1,5 +1,6 @@
 """Exactly the frames that are asked for, upright, at the sizes at which they are wanted."""
 
+import operator
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -40,10 +41,10 @@ def read_frames(
     a frame that cannot be decoded, the nearest readable one stands in, and a `VideoWarning` says so.
 
     Raises:
-        InputError: where a number is not in the video or a size is not positive.
+        InputError: where a number is no integer or not in the video, or a size is not positive.
         VideoError: where the video cannot be opened or nothing can be decoded.
     """
-    numbers = [int(number) for number in indices]
+    numbers = _frame_numbers(indices)
     if size is not None and min(size) < 1:
         raise InputError(f"size must be a positive (height, width), got {size}")
     with open_index(video, fps=fps, limits=Limits(max_pixels, max_frames)) as (index, packets):
@@ -53,6 +54,16 @@ def read_frames(
     for row, number in enumerate(numbers):
         frames[row] = reading.pixels[number, size]
     return frames
+
+
+def _frame_numbers(indices: Iterable[int]) -> list[int]:
+    try:
+        given = list(indices)
+        if not any(isinstance(number, bool) for number in given):
+            return [operator.index(number) for number in given]
+    except TypeError:
+        pass
+    raise InputError(f"indices must be frame numbers (integers), got {str(indices)[:80]!r}")
 
 
 def read_sizes(

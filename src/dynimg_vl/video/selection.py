@@ -9,6 +9,7 @@ between it and the neighbouring keyframe or the end of the clip. Neighbours shar
 
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from .index import FrameIndex
 
 POLICIES = ("auto", "iframe", "gop12", "gop_head")
 """Where candidates come from: the container's I-frames, every 12th frame, or the first frames of every GOP."""
+
+# Bounds memory, at 350 MB of pixels, and is beyond the context of the language models: 147 456 tokens at 144 each.
+MAX_DYNIMGS = 1024
+MAX_PROMPT_FRAMES = 1024  # beyond any layout: tiles would be thinner than a pixel
 
 _GOP_SIZE = 12  # the GOP of the MPEG-4 reference encoder, and of ffmpeg
 _DEPTHS = (
@@ -145,13 +150,18 @@ def choose_policy(
 def check_request(
     num_dynimgs: int, num_prompt_frames: int, policy: str, clip: tuple[float | None, float | None] | None
 ) -> None:
-    """Refuse what no video could serve: counts that are too small, an unknown policy, an empty clip."""
+    """Refuse what no video could serve: counts out of bounds, an unknown policy, an empty clip."""
     if policy not in POLICIES:
         raise InputError(f"unknown policy {policy!r}; these exist: {', '.join(POLICIES)}")
-    if num_dynimgs < 1 or num_prompt_frames < 0:
+    for count in (num_dynimgs, num_prompt_frames):
+        if isinstance(count, bool) or not isinstance(count, Integral):
+            raise InputError(
+                f"num_dynimgs and num_prompt_frames must be integers, got {num_dynimgs!r} and {num_prompt_frames!r}"
+            )
+    if not 1 <= num_dynimgs <= MAX_DYNIMGS or not 0 <= num_prompt_frames <= MAX_PROMPT_FRAMES:
         raise InputError(
-            f"num_dynimgs must be at least 1 and num_prompt_frames at least 0, "
-            f"got {num_dynimgs} and {num_prompt_frames}"
+            f"num_dynimgs must be at least 1 and at most {MAX_DYNIMGS}, num_prompt_frames at least 0 and at most "
+            f"{MAX_PROMPT_FRAMES}, got {num_dynimgs} and {num_prompt_frames}"
         )
     start, end = clip or (None, None)
     for value in (start, end):

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from ..errors import InputError, VideoError
-from .container import Limits, Picture, display_name, open_video
+from .container import Limits, Picture, display_name, open_video, reason
 from .packets import iterate_packets
 from .pixels import FrameScaler, Size, scale_array
 
@@ -58,9 +58,15 @@ def list_pictures(folder: Path, limits: Limits) -> PictureFiles:
     """List the pictures of a folder in natural order: `frame2` before `frame10`.
 
     Raises:
-        VideoError: where there are none, or more than the limit on frames.
+        VideoError: where there is no such folder, or there are none, or more than the limit on frames.
     """
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
+    try:
+        entries = list(folder.iterdir())
+    except (OSError, ValueError) as error:
+        raise VideoError(
+            f"{display_name(folder)} cannot be listed: {reason(error).lower()}; give a folder of jpg or png"
+        ) from error
+    paths = [path for path in entries if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
     if not paths:
         raise VideoError(
             f"{display_name(folder)} is a folder without pictures; give a video file or a folder of jpg or png"
@@ -86,6 +92,8 @@ def describe_picture(path: Path, limits: Limits) -> Picture:
 
 def check_frames(frames: np.ndarray) -> None:
     """Refuse an array that is not (F, H, W, 3) uint8 with at least one frame."""
+    if not isinstance(frames, np.ndarray):
+        raise InputError(f"frames must be a NumPy array, got {type(frames).__name__}")
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise InputError(
             f"frames must be a uint8 array of shape (frames, height, width, 3) with at least one frame, "
