@@ -15,9 +15,7 @@ from dynimg_vl.answering import Answerer
 def folder(tmp_path_factory):
     """Save a tiny model with its processor, as a user would find one."""
     path = tmp_path_factory.mktemp("model")
-    model = tiny.tiny_model(text={"vocab_size": len(tiny.tiny_tokenizer())})
-    model.save_pretrained(path)
-    tiny.tiny_processor(model.config).save_pretrained(path)
+    tiny.save_tiny(path)
     return path
 
 

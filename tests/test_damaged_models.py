@@ -13,9 +13,7 @@ from dynimg_vl.model import load_pretrained
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("whole")
-    model = tiny.tiny_model(text={"vocab_size": len(tiny.tiny_tokenizer())})
-    model.save_pretrained(path)
-    tiny.tiny_processor(model.config).save_pretrained(path)
+    tiny.save_tiny(path)
     return path
 
 

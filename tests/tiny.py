@@ -104,3 +104,10 @@ def tiny_processor(config: Any, **options: Any):
     from dynimg_vl import DynImgProcessor
 
     return DynImgProcessor.from_config(config, tiny_tokenizer(), **options)
+
+
+def save_tiny(folder: Any) -> None:
+    """Write a tiny model and its processor, as a user would find them."""
+    model = tiny_model(text={"vocab_size": len(tiny_tokenizer())})
+    model.save_pretrained(folder)
+    tiny_processor(model.config).save_pretrained(folder)

@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..model.configuration_dynimg import DynImgConfig
 from .arguments import check_keys
 from .data.dataset import DatasetOptions
+from .yaml_file import read_yaml
 
 SECTIONS = ("model", "data", "training")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -84,7 +85,7 @@ class TrainRecipe:
         Raises:
             InputError: where the file cannot be read, a key is unknown, or something needed is not there.
         """
-        values = _read(path)
+        values = read_yaml(path, "recipe", SECTIONS)
         check_keys(values, SECTIONS, str(path))
         if isinstance(values.get("data"), str):
             values["data"] = {"path": values["data"]}
@@ -119,18 +120,6 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise InputError(f"--{key}: {value!r} is not YAML; put quotes around it") from error
     return result
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path} is no recipe; it must have the sections {', '.join(SECTIONS)}")
-    return values
 
 
 def _section(values: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:

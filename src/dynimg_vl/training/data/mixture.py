@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ...errors import InputError
+from ..yaml_file import read_yaml
 from .annotations import Clip, Sample, read_annotations
 
 
@@ -99,7 +98,7 @@ def read_mixture(path: Path, *, annotation_root: Path | None = None, video_root:
     Raises:
         InputError: where the file cannot be read, a key is unknown or of the wrong kind, or no source is left.
     """
-    values = _load(path)
+    values = read_yaml(path, "mixture", _MIXTURE_KEYS)
     _check_keys(values, _MIXTURE_KEYS, str(path))
     folder = path.resolve().parent
     annotations = _root(annotation_root, values.get("annotation_root"), folder)
@@ -121,18 +120,6 @@ def read_mixture(path: Path, *, annotation_root: Path | None = None, video_root:
 
 def _root(given: Path | None, written: str | None, folder: Path) -> Path:
     return given.resolve() if given is not None else folder / Path(written or "").expanduser()
-
-
-def _load(path: Path) -> Mapping[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the mixture {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, Mapping):
-        raise InputError(f"{path} must have keys: {', '.join(_MIXTURE_KEYS)}")
-    return values
 
 
 def _check_keys(values: Mapping[str, Any], kinds: Mapping[str, Any], where: str) -> None:
