@@ -14,7 +14,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("-o", "--out", dest="folder", type=Path, required=True, help="for checkpoints, log and model")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the folder")
     parser.add_argument("--start-from", type=Path, help="a checkpoint whose weights to begin with")
     parser.add_argument("--stage", help="with --start-from: the stage to begin with")
     parser.add_argument("--threads", type=int, default=2)
@@ -30,10 +29,11 @@ def main() -> None:
     )
     if options.start_from:
         trainer.start_from(options.start_from, options.stage)
-    if options.resume:
+    elif trainer.checkpoint.exists():
+        print(f"going on from {trainer.checkpoint}; to start anew, delete it")
         trainer.resume()
     if not trainer.run():
-        print(f"interrupted; to go on: --resume (the state is in {trainer.checkpoint})")
+        print(f"interrupted; the same command goes on from {trainer.checkpoint}")
         return
     export_model(trainer.model, trainer.tokenizer, options.folder / "model")
     print(options.folder / "model")

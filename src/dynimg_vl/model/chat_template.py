@@ -3,7 +3,7 @@
 Loss is on what stands between the generation marks: the words of the assistant and the token that ends them.
 """
 
-VISION_START, VISION_END, VIDEO_TOKEN = "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"
+VIDEO_TOKEN = "<|video_pad|>"
 
 CHAT_TEMPLATE = """\
 {%- macro render(content) -%}

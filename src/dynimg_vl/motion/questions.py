@@ -115,7 +115,6 @@ _CAMERA_ANSWERS = {
 _COUNT_ANSWERS = ("There are no objects.", "One object.", "Two objects.", "Three objects.")
 _NUMBER_WORDS = ("No", "One", "Two", "Three")
 FAMILIES = tuple(QUESTIONS)
-MOTION_FAMILIES = ("direction", "direction_of", "camera", "anything", "colour", "describe")
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ class MotionTrainer:
         )
         rest = Subset(dataset, range(self.step, stage.steps))
         ahead: dict[str, Any] = {"prefetch_factor": 4} if self.num_workers else {}
-        return DataLoader(rest, batch_size=None, num_workers=self.num_workers, worker_init_fn=_one_thread, **ahead)
+        return DataLoader(rest, batch_size=None, num_workers=self.num_workers, worker_init_fn=_settle_worker, **ahead)
 
     def _run_stage(self, bank: PictureBank, save_seconds: float, log_steps: int, evaluate_steps: int) -> None:
         stage = self.recipe.stages[self.stage_index]
@@ -370,5 +370,8 @@ class Averages:
         return means
 
 
-def _one_thread(worker: int) -> None:
+def _settle_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    # A signal to the whole group is for the trainer, which saves its state first; workers end with it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
