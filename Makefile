@@ -38,8 +38,8 @@ format: $(VENV)/.dev  ## rewrite the code in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-train-motion: $(VENV)/.dev  ## train the embedded model from scratch (CPU, about half an hour)
-	$(BIN)/python scripts/train_motion.py recipes/motion_cpu.yaml -o runs/motion
+train-motion: $(VENV)/.dev  ## train the embedded model from scratch (CPU, hours); started again, it goes on
+	$(BIN)/dynimg-vl train recipes/motion_cpu.yaml
 
 eval-motion: $(VENV)/.dev  ## evaluate the embedded model through real video files
 	$(BIN)/python scripts/eval_motion.py -o runs/motion_eval.json

@@ -72,15 +72,17 @@ class GroupAugment:
             (..., 3, *size) float32, normalised.
         """
         pixels = frames[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-        pixels = pixels.float() if frames.dtype.is_floating_point else pixels.float() / 255
         if crop.flip:
             pixels = pixels.flip(-1)
+        # Frames come from readers with the channels last; planes of their own are resized in half the time.
+        pixels = pixels.contiguous()
+        pixels = pixels.float() if frames.dtype.is_floating_point else pixels.float().div_(255)
         leading = pixels.shape[:-3]
         pixels = F.interpolate(
             pixels.reshape(-1, *pixels.shape[-3:]), size=self.size, mode="bicubic", antialias=True, align_corners=False
         ).clamp_(0, 1)
         mean, std = (pixels.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
-        return ((pixels - mean) / std).reshape(*leading, *pixels.shape[-3:])
+        return pixels.sub_(mean).div_(std).reshape(*leading, *pixels.shape[-3:])
 
     def __call__(self, groups: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Augment (G, 1 + N, 3, H, W) frame groups, with one draw per group; returns (G, 1 + N, 3, *size) float32."""

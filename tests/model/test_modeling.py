@@ -15,7 +15,7 @@ TABLE_6 = [
     {"rope_axes": "hwts", "rope_combine": "merge"},
     {"sequence_step": "token"},
 ]
-STAGES = [{"prompt_stage": stage} for stage in ("before", "after", "none")]
+STAGES = [{"prompt_stage": stage} for stage in ("before", "after", "tiles", "none")]
 
 
 def theta_of(model):

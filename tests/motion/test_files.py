@@ -1,4 +1,4 @@
-"""Clips as files, and the evaluation on them."""
+"""Clips as files."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,6 @@ from dynimg_vl.layout import DynImgLayout
 from dynimg_vl.motion.files import CODECS, clip_frames, read_pictures, write_clip
 from dynimg_vl.motion.textures import PictureBank
 from dynimg_vl.motion.world import sample_scenes
-from dynimg_vl.training.motion.evaluation import CONTROLS, disturb, make_clips, read_clips, summarise
 
 LAYOUT = DynImgLayout(4, 8, 16, 8)
 
@@ -48,33 +47,3 @@ def test_pictures_come_from_a_folder_of_videos(tmp_path, bank):
     empty.mkdir()
     with pytest.raises(InputError, match="no video"):
         read_pictures(empty)
-
-
-def test_a_test_set_is_made_once(tmp_path, bank):
-    clips = make_clips(tmp_path, bank, 1, seed=3, num_frames=6)
-    assert [clip.codec for clip in clips] == list(CODECS)
-    assert all((tmp_path / clip.file).stat().st_size > 500 for clip in clips)
-    assert read_clips(tmp_path) == clips == make_clips(tmp_path, bank, 5, seed=4)
-
-
-@pytest.mark.parametrize("control", CONTROLS)
-def test_controls_touch_the_prompt_frames_only(control):
-    pixels = torch.randint(0, 256, (2, 3, 128, 128), dtype=torch.uint8)
-    changed = disturb(pixels, LAYOUT, control, torch.Generator().manual_seed(1))
-    assert torch.equal(changed[:, :, :96], pixels[:, :, :96])
-    strip, other = pixels[:, :, 96:].unflatten(-1, (4, 32)), changed[:, :, 96:].unflatten(-1, (4, 32))
-    if control == "none":
-        assert torch.equal(strip, other)
-    elif control == "grey":
-        assert (other == 127).all()
-    elif control == "frozen":
-        assert (other == other[..., :1, :]).all()
-    elif control == "reversed":
-        assert torch.equal(other.flip(3), strip)
-    else:
-        assert sorted(strip.float().mean((0, 1, 2, 4)).tolist()) == sorted(other.float().mean((0, 1, 2, 4)).tolist())
-
-
-def test_a_summary_names_the_majority_baseline():
-    rows = [{"family": "a", "answer": answer, "given": "x"} for answer in ("x", "x", "y", "z")]
-    assert summarise(rows) == {"a": {"exact": 0.5, "majority": 0.5, "questions": 4}}

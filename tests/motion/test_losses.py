@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from dynimg_vl.layout import DynImgLayout
-from dynimg_vl.motion.world import sample_scenes
+from dynimg_vl.motion.paths import LABELS
+from dynimg_vl.motion.world import CAMERA_KINDS, COLOURS, SHAPES, object_centres, sample_scenes
 from dynimg_vl.training.motion.data import choose_tokens, draw_dynimgs, prompt_times, tile_tokens
 from dynimg_vl.training.motion.losses import (
+    MotionHeads,
     attention_loss,
     bilinear_neighbours,
     flow_loss,
@@ -141,3 +143,36 @@ def test_tokens_that_are_not_kept_stay_black(clips):
         else:
             assert (part[..., rows, columns] == 0).all()
     assert torch.equal(part[..., 96:, :], full[..., 96:, :])
+
+
+def test_targets_name_what_covers_each_patch():
+    scenes = sample_scenes(200, 4, torch.Generator().manual_seed(5))
+    times = torch.cat((torch.zeros(200, 1), prompt_times(200, torch.Generator().manual_seed(6))), 1)
+    targets = motion_targets(scenes, times, LAYOUT)
+    assert torch.equal(targets.kind > 0, targets.covered)
+    assert torch.equal(targets.shape > 0, targets.covered)
+    for clip in range(200):
+        for frame, (first, rows, columns) in enumerate([(0, 12, 16), *((192 + 16 * rank, 4, 4) for rank in range(4))]):
+            wanted = set()
+            for place in range(int(scenes.num_objects[clip])):
+                seen = scenes.shown[clip, place, 0] <= times[clip, frame] <= scenes.shown[clip, place, 1]
+                x, y = object_centres(scenes.rows(slice(clip, clip + 1)), times[clip : clip + 1])[
+                    0, frame, place
+                ].tolist()
+                if seen and 0 <= x < 1 and 0 <= y < 1:
+                    wanted.add(first + int(y * rows) * columns + int(x * columns))
+            part = targets.centre[clip, first : first + rows * columns]
+            assert set((part.nonzero().flatten() + first).tolist()) == wanted
+
+
+def test_heads_name_every_motion_camera_colour_and_shape():
+    found = MotionHeads(16)(torch.zeros(2, 5, 16))
+    assert {name: tuple(part.shape) for name, part in found.items()} == {
+        "flow": (2, 5, 2),
+        "covered": (2, 5),
+        "kind": (2, 5, 2 + len(COLOURS)),
+        "shape": (2, 5, 1 + len(SHAPES)),
+        "centre": (2, 5),
+        "camera": (2, len(CAMERA_KINDS)),
+        "direction": (2, len(LABELS)),
+    }

@@ -5,9 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dynimg_vl.motion.paths import KINDS
 from dynimg_vl.motion.render import match_points, pixel_points, render, truth_at
 from dynimg_vl.motion.textures import PictureBank, procedural_pictures
 from dynimg_vl.motion.world import CAMERA_KINDS, DIRECTIONS, object_centres, sample_scenes
+from dynimg_vl.training.motion.heldout import halted_scene
+
+VISIBLE = ("position", "radius", "aspect", "angle", "tint", "shape_id", "colour_id", "textured", "outlined")
+OF_THE_CLIP = ("flat", "shade", "gain", "offset", "grain", "centre", "crop", "flip")
 
 
 def seeded(seed=0):
@@ -21,7 +26,7 @@ def bank():
 
 @pytest.fixture(scope="module")
 def scenes():
-    return sample_scenes(20_000, 12, seeded(1))
+    return sample_scenes(30_000, 12, seeded(1))
 
 
 def test_the_same_seed_gives_the_same_clips(bank):
@@ -38,34 +43,60 @@ def test_the_same_seed_gives_the_same_pictures():
     assert torch.equal(pictures, procedural_pictures(3, seeded(2)))
 
 
-def test_the_keyframe_does_not_change_with_the_motion(bank):
-    scenes = sample_scenes(24, 12, seeded(7))
-    still = replace(
-        scenes,
-        camera=torch.zeros_like(scenes.camera),
-        zoom=torch.zeros_like(scenes.zoom),
-        velocity=torch.zeros_like(scenes.velocity),
-        cuts=torch.full_like(scenes.cuts, torch.inf),
-    )
-    unbroken = scenes.rows(~(scenes.cuts < 0).any(1))  # after a cut the keyframe shows another picture
-    still = still.rows(~(scenes.cuts < 0).any(1))
-    time = torch.zeros(len(still), 1)
-    assert torch.equal(render(unbroken, bank, time, (96, 128)), render(still, bank, time, (96, 128)))
+def test_the_keyframe_shows_nothing_of_the_motion(bank):
+    scenes = sample_scenes(160, 12, seeded(7))
+    scenes = scenes.rows(~(scenes.cuts < 0).any(1))  # after a cut the keyframe shows another picture
+    assert len(set(scenes.kind_id[scenes.present].tolist())) > 8
+    time = torch.zeros(len(scenes), 1)
+    stopped = halted_scene(scenes)
+    assert torch.equal(render(scenes, bank, time, (24, 32)), render(stopped, bank, time, (24, 32)))
+    others = torch.full((len(scenes), 1), 0.4)
+    assert not torch.equal(render(scenes, bank, others, (24, 32)), render(stopped, bank, others, (24, 32)))
 
 
-def test_position_size_and_number_are_independent_of_the_motion(scenes):
-    moves = scenes.moves[:, 0]
-    alone = scenes.present[:, 0] & (scenes.camera_id == 0) & (scenes.num_objects == 1)
-    overall = scenes.position[alone, 0].mean(0)
-    for direction in range(len(DIRECTIONS)):
-        rows = alone & (scenes.direction_id[:, 0] == direction)
-        error = 4 * scenes.position[alone, 0].std(0) / rows.sum().sqrt()
-        assert ((scenes.position[rows, 0].mean(0) - overall).abs() < error).all()
-        assert abs(float(scenes.radius[rows, 0].mean()) - 0.12) < 0.006
-    # Uniform over the middle four fifths of the screen, whatever the kind.
-    there = scenes.position[alone & moves, 0]
-    shares = torch.histc(there[:, 0], 4, 0.1, 0.9) / len(there)
-    assert ((shares - 0.25).abs() < 0.04).all()
+def check_same(values, rows):
+    """Compare the mean and the spread of values (B, ..) on some rows with all: within five standard errors."""
+    values = values.double().flatten(1)
+    number = int(rows.sum())
+    error = values.std(0) / number**0.5 + 1e-9
+    assert ((values[rows].mean(0) - values.mean(0)).abs() < 5 * error).all()
+    spread = (values - values.mean(0)).square()
+    assert ((spread[rows].mean(0) - spread.mean(0)).abs() < 5 * spread.std(0) / number**0.5 + 1e-9).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_what_is_seen_of_an_object_is_the_same_for_all_kinds_of_motion(scenes, count):
+    alike = (scenes.camera_id == 0) & ~(scenes.cuts < 9).any(1) & (scenes.num_objects == count)
+    part = scenes.rows(alike)
+    for place in range(count):
+        kinds = part.kind_id[:, place]
+        assert len(kinds.unique()) >= len(KINDS) - 2 * (count != 2)
+        seen = [getattr(part, name)[:, place].reshape(len(part), -1).double() for name in VISIBLE]
+        # Kinds as numbers of shapes and colours have no mean that says much: one column for each.
+        seen += [torch.nn.functional.one_hot(getattr(part, n)[:, place]).double() for n in ("shape_id", "colour_id")]
+        seen += [getattr(part, name).reshape(len(part), -1).double() for name in OF_THE_CLIP]
+        table = torch.cat(seen, 1)
+        for kind in kinds.unique():
+            check_same(table, kinds == kind)
+        for direction in range(1, len(DIRECTIONS)):
+            check_same(table, part.direction_id[:, place] == direction)
+
+
+def test_what_is_seen_of_the_background_is_the_same_for_all_camera_motions(scenes):
+    moving = scenes.rows((scenes.camera_id > 0) | (~scenes.flat & (scenes.num_objects == 0)))
+    table = torch.cat([getattr(moving, name).reshape(len(moving), -1).double() for name in OF_THE_CLIP], 1)
+    for kind in range(len(CAMERA_KINDS)):
+        check_same(table, moving.camera_id == kind)
+
+
+def test_objects_lie_anywhere_and_do_not_overlap(scenes):
+    alone = scenes.rows(scenes.num_objects == 1)
+    for axis in range(2):
+        shares = torch.histc(alone.position[:, 0, axis], 4, 0.1, 0.9) / len(alone)
+        assert ((shares - 0.25).abs() < 0.02).all()
+    two = scenes.rows(scenes.num_objects == 2)
+    apart = (two.position[:, 0] - two.position[:, 1]).norm(dim=-1) - 1.25 * (two.radius[:, 0] + two.radius[:, 1])
+    assert float((apart < 0).float().mean()) < 0.01
 
 
 def test_camera_kinds_are_equally_frequent_whatever_is_in_the_picture(scenes):
@@ -75,27 +106,27 @@ def test_camera_kinds_are_equally_frequent_whatever_is_in_the_picture(scenes):
         assert ((shares - 1 / 7).abs() < 0.03).all()
 
 
-def test_objects_move_as_they_are_said_to(scenes):
-    times = torch.tensor([[-0.5, 0.5]]).expand(len(scenes), 2)
-    centres = object_centres(scenes, times)
-    shift = centres[:, 1, 0] - centres[:, 0, 0]
-    own = scenes.moves[:, 0]
-    for name, axis, sign in (("left", 0, -1), ("right", 0, 1), ("up", 1, -1), ("down", 1, 1)):
-        rows = own & (scenes.direction_id[:, 0] == DIRECTIONS.index(name))
-        assert (shift[rows, axis] * sign > 2 * shift[rows, 1 - axis].abs()).all()
-    still = scenes.present[:, 0] & ~own & (scenes.camera_id == 0)
-    assert (shift[still] == 0).all()
-
-
-def test_a_camera_that_pans_left_shows_things_going_right(scenes):
-    rows = scenes.present[:, 0] & (scenes.camera_id == CAMERA_KINDS.index("left"))
-    part = scenes.rows(rows)
+@pytest.mark.parametrize(("name", "axis", "sign"), [("left", 0, 1), ("right", 0, -1), ("up", 1, 1), ("down", 1, -1)])
+def test_what_is_seen_goes_against_the_camera(scenes, name, axis, sign):
+    still = (scenes.kind_id == 0).all(1)
+    part = scenes.rows(scenes.present[:, 0] & still & (scenes.camera_id == CAMERA_KINDS.index(name)))
     centres = object_centres(part, torch.tensor([[0.0, 0.5]]).expand(len(part), 2))
-    assert (centres[:, 1, 0, 0] > centres[:, 0, 0, 0]).all()
+    shift = centres[:, 1, 0] - centres[:, 0, 0]
+    assert (shift[:, axis] * sign > 0).all()
+    assert (shift[:, axis].abs() > 2 * shift[:, 1 - axis].abs()).all()
+
+
+def test_zooming_in_drives_things_apart(scenes):
+    for name, grows in (("in", True), ("out", False)):
+        part = scenes.rows((scenes.num_objects == 2) & (scenes.camera_id == CAMERA_KINDS.index(name)))
+        part = part.rows((part.kind_id == 0).all(1))
+        centres = object_centres(part, torch.tensor([[-0.5, 0.5]]).expand(len(part), 2))
+        before, after = (centres[:, t, 0] - centres[:, t, 1] for t in (0, 1))
+        assert ((after.norm(dim=-1) > before.norm(dim=-1)) == grows).all()
 
 
 def test_matches_show_the_same_colour(bank):
-    scenes = sample_scenes(60, 12, seeded(9))
+    scenes = sample_scenes(30, 12, seeded(9))
     scenes = scenes.rows(~(scenes.cuts < torch.inf).any(1))
     num = len(scenes)
     times, others = torch.full((num, 1), -0.3), torch.full((num, 1), 0.25)
@@ -114,14 +145,31 @@ def test_matches_show_the_same_colour(bank):
 
 
 def test_velocity_is_the_derivative_of_the_match():
-    scenes = sample_scenes(200, 12, seeded(11))
-    times = torch.full((200, 1), 0.2)
+    scenes = sample_scenes(400, 12, seeded(11))
+    times = torch.full((400, 1), 0.2)
     points = pixel_points((4, 4))
     truth = truth_at(scenes, times, points)
     step = 1e-3
     ahead, visible = match_points(scenes, times, times + step, points)
     slope = (ahead - points) / step
-    assert torch.allclose(slope[visible], truth.velocity[visible], atol=5e-3)
+    # An object may set out or vanish within the step; one in a thousand does.
+    wrong = ((slope - truth.velocity).abs() > 2e-2).any(-1) & visible
+    assert float(wrong.float().mean()) < 2e-3
+    assert visible.float().mean() > 0.8
+
+
+def test_what_is_not_there_matches_nothing():
+    scenes = sample_scenes(6_000, 12, seeded(12))
+    kind = KINDS.index("appear")
+    scenes = scenes.rows((scenes.kind_id[:, 0] == kind) & scenes.present[:, 0] & (scenes.camera_id == 0))
+    now, before = torch.zeros(len(scenes), 1), torch.full((len(scenes), 1), -0.5)
+    for row in range(8):
+        one = scenes.rows(slice(row, row + 1))
+        centre = one.position[0, :1]
+        assert truth_at(one, now[:1], centre).layer[0, 0, 0] == 0
+        assert truth_at(one, before[:1], centre).layer[0, 0, 0] != 0
+        _, visible = match_points(one, now[:1], before[:1], centre)
+        assert not visible.any()
 
 
 def test_frames_before_and_after_a_cut_have_no_match():
@@ -130,6 +178,15 @@ def test_frames_before_and_after_a_cut_have_no_match():
     times, others = torch.full((len(scenes), 1), -0.9), torch.full((len(scenes), 1), 0.9)
     _, visible = match_points(scenes, times, others, pixel_points((4, 4)))
     assert not visible.any()
+
+
+def test_one_place_and_some_rows_are_what_they_were():
+    scenes = sample_scenes(20, 12, seeded(14))
+    part = scenes.rows(slice(3, 9)).places(1)
+    assert len(part) == 6
+    assert torch.equal(part.position[:, 0], scenes.position[3:9, 1])
+    assert torch.equal(part.paths.legs[:, 0], scenes.legs[3:9, 1])
+    assert torch.equal(replace(scenes).to("cpu").radius, scenes.radius)
 
 
 def test_refreshing_a_bank_changes_both_sizes():

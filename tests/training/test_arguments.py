@@ -13,7 +13,7 @@ from dynimg_vl.training.lora import LoraSettings
 from dynimg_vl.training.recipe import TrainRecipe, parse_overrides
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.name.startswith("motion_"))
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.name.startswith(("motion_", "my_")))
 BASE = {"output_dir": "out", "use_cpu": True, "report_to": "none"}
 
 
@@ -112,6 +112,16 @@ def test_the_command_line_changes_a_recipe(tmp_path):
     assert recipe.training["bf16"] is True
     assert (recipe.data.options.max_length, recipe.data.options.flip) == (99, "off")
     assert recipe.model.path == "other"
+
+
+def test_off_is_no_truth_value(tmp_path):
+    path = write(tmp_path, data={"path": "d.yaml"})
+    assert TrainRecipe.from_file(path, parse_overrides(["--data.flip", "off"])).data.options.flip == "off"
+
+
+def test_the_embedded_model_is_named_and_no_folder_beside_the_recipe(tmp_path):
+    (tmp_path / "embedded").mkdir()
+    assert TrainRecipe.from_file(write(tmp_path, model={"path": "embedded"})).model.path == "embedded"
 
 
 def test_paths_of_a_recipe_start_from_it_and_those_of_the_command_line_from_here(tmp_path):

@@ -147,6 +147,26 @@ def test_one_draw_for_all_frames_of_a_group(seed, flip):
     assert not all(torch.equal(group[0], groups[0][0]) for group in groups[1:])
 
 
+def test_pixels_are_augmented_and_composed_as_written_out(processor):
+    """Whole videos at once, crop and flip after the conversion to float: slower, and the same to the bit."""
+    pixels = GroupPixels(processor, DatasetOptions())
+    frames = np.random.default_rng(0).integers(0, 256, (4, 3, 48, 64, 3), dtype=np.uint8)
+    sample = Sample(({"role": "user", "content": [{"type": "text", "text": "What?"}]},), (), "s", 1)
+    generator = torch.Generator().manual_seed(int(np.random.default_rng(5).integers(2**63)))
+    augmented, flips = [], set()
+    for group in torch.from_numpy(frames).permute(0, 1, 4, 2, 3).float().div(255):
+        crop = pixels.augment.draw(48, 64, generator)
+        flips.add(crop.flip)
+        part = group[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+        part = part.flip(-1) if crop.flip else part
+        part = torch.nn.functional.interpolate(part, pixels.augment.size, mode="bicubic", antialias=True).clamp(0, 1)
+        augmented.append((part - 0.5) / 0.5)
+    made = pixels(sample, [frames], np.random.default_rng(5))
+    assert flips == {False, True}
+    assert torch.equal(made["pixel_values_videos"], compose_dynimgs(torch.stack(augmented), pixels.layout))
+    assert made["dynimgs_per_video"].tolist() == [4]
+
+
 @pytest.mark.parametrize(
     ("said", "is_safe"),
     [
@@ -156,6 +176,20 @@ def test_one_draw_for_all_frames_of_a_group(seed, flip):
         ("It turns counter-clockwise", False),
         ("anticlockwise", False),
         ("It was bright and upright", True),
+        ("Das Auto biegt nach links ab", False),
+        ("Es dreht sich im Uhrzeigersinn", False),
+        ("La voiture tourne à gauche", False),
+        ("dans le sens des aiguilles d'une montre", False),
+        ("Gira a la izquierda", False),
+        ("en sentido antihorario", False),
+        ("Va verso destra", False),
+        ("O carro vira à esquerda", False),
+        ("Машина едет налево", False),
+        ("汽车向左转吗", False),
+        ("逆时针旋转", False),
+        ("右に動く", False),
+        ("왼쪽으로 움직인다", False),
+        ("Was passiert? Que se passe-t-il ? ¿Qué pasa? 发生了什么 무슨 일이야?", True),
     ],
 )
 def test_safe_flips_nothing_that_speaks_of_sides(processor, said, is_safe):

@@ -8,6 +8,7 @@ from transformers.generation import GenerationConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
+from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from ..errors import InputError
@@ -17,6 +18,9 @@ from .foreign import check_model_name, reading
 
 NEW_WEIGHTS = ("model.multi_modal_projector.", "model.language_model.rotary_emb.axis_theta")
 """What no backbone has: a fresh projector and, at their initial values, the frequencies of h, w and t."""
+
+
+_CAUSAL = {"qwen2": Qwen2ForCausalLM, "qwen3": Qwen3ForCausalLM}
 
 
 class _VisionPart(SiglipVisionModel):
@@ -30,7 +34,7 @@ def create_model(output: str | Path, vision: str, text: str, *, dtype: Any = "au
     Args:
         output: the folder to write.
         vision: hub id or folder of a SigLIP or a SigLIP 2 of fixed resolution.
-        text: hub id or folder of a Qwen2 or Qwen2.5.
+        text: hub id or folder of a Qwen2, Qwen2.5 or Qwen3.
         dtype: of the weights; "auto" takes the one of the text checkpoint.
         **config: fields of `DynImgConfig`; `video_token_id` is read off the tokenizer where it is not given.
 
@@ -69,7 +73,7 @@ def assemble(model_class: Any, vision: str, text: str, *, dtype: Any = "auto", *
     Args:
         model_class: `DynImgForConditionalGeneration`.
         vision: hub id or folder of a SigLIP, or a SigLIP 2 of fixed resolution; the whole model or its vision part.
-        text: hub id or folder of a Qwen2 or Qwen2.5 model.
+        text: hub id or folder of a Qwen2, Qwen2.5 or Qwen3 model.
         dtype: of the weights; "auto" takes the one of the text checkpoint. `axis_theta` is float32 in any case.
         **config: fields of `DynImgConfig`.
 
@@ -78,13 +82,13 @@ def assemble(model_class: Any, vision: str, text: str, *, dtype: Any = "auto", *
     """
     vision_config = _vision_config(vision)
     text_config = _read_config(text)
-    if text_config.model_type != "qwen2":
+    if text_config.model_type not in _CAUSAL:
         raise InputError(
-            f"{text} holds a {text_config.model_type!r} model; the text backbone must be a Qwen2 or Qwen2.5"
+            f"{text} holds a {text_config.model_type!r} model; the text backbone must be a Qwen2, Qwen2.5 or Qwen3"
         )
     full_config = DynImgConfig(vision_config=vision_config, text_config=text_config, **config)
 
-    causal = _load(Qwen2ForCausalLM, text, text_config, dtype)
+    causal = _load(_CAUSAL[text_config.model_type], text, text_config, dtype)
     tower = _load(_VisionPart, vision, vision_config, causal.dtype)
     state = {f"model.vision_tower.{name}": value for name, value in tower.state_dict().items()}
     state |= {f"model.language_model.{name}": value for name, value in causal.model.state_dict().items()}

@@ -3,6 +3,8 @@
 Loss is on what stands between the generation marks: the words of the assistant and the token that ends them.
 """
 
+import json
+
 VIDEO_TOKEN = "<|video_pad|>"
 
 CHAT_TEMPLATE = """\
@@ -38,3 +40,18 @@ CHAT_TEMPLATE = """\
 {{- '<|im_start|>assistant\\n' -}}
 {%- endif -%}
 """
+
+
+def chat_template(*, video: str, system: str | None = None) -> str:
+    """Vary the format for a model that was trained with another one.
+
+    Args:
+        video: what stands for a video, its placeholder included.
+        system: what is said before a chat that does not begin with words of the system itself.
+    """
+    # A string of JSON is a string of Jinja, whatever a tokenizer calls its tokens.
+    result = CHAT_TEMPLATE.replace("'<|vision_start|><|video_pad|><|vision_end|>'", json.dumps(video))
+    if system is None:
+        return result
+    opening = json.dumps(f"<|im_start|>system\n{system}<|im_end|>\n")
+    return f"{{%- if messages[0]['role'] != 'system' -%}}\n{{{{- {opening} -}}}}\n{{%- endif -%}}\n{result}"

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
+from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
 from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
 
 from ..errors import InputError
@@ -40,9 +41,11 @@ class DynImgConfig(PreTrainedConfig):
 
     Args:
         vision_config: a `SiglipVisionConfig` or its dict; it also holds the patch size.
-        text_config: a `Qwen2Config` or its dict; it also holds the base of theta_s.
+        text_config: a `Qwen2Config`, a `Qwen3Config`, or the dict of one; it also holds the base of theta_s.
         prompt_stage: where prompt frames meet the keyframe: "before" the encoder (in pixels), "after" it (each frame is
-            encoded alone, the features are pooled to the same tiles), or "none" (keyframes only). Table 3.
+            encoded alone, the features are pooled to the same tiles), or "none" (keyframes only). Table 3. A control of
+            our own: "tiles", as "after" but each frame at the size and place that it has in the DynImg, so that
+            nothing differs from "before" but what patches see of other frames.
         rope_axes: the coordinates that rotate: "s" (plain 1-D positions), "hws" or "hwts". Table 6.
         rope_combine: "merge" sums the angles of all axes (Equation 2), "split" gives each axis its own channels
             (Table 6).
@@ -66,7 +69,7 @@ class DynImgConfig(PreTrainedConfig):
 
     vision_config: Any = None
     text_config: Any = None
-    prompt_stage: Literal["before", "after", "none"] = "before"
+    prompt_stage: Literal["before", "after", "tiles", "none"] = "before"
     rope_axes: Literal["s", "hws", "hwts"] = "hwts"
     rope_combine: Literal["merge", "split"] = "merge"
     rope_trainable: bool = True
@@ -83,7 +86,7 @@ class DynImgConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         self.vision_config = _sub_config(SiglipVisionConfig, self.vision_config, SIGLIP_SO400M_384)
-        self.text_config = _sub_config(Qwen2Config, self.text_config, QWEN2_5_7B)
+        self.text_config = _sub_config(_text_class(self.text_config), self.text_config, QWEN2_5_7B)
         # Checkpoints of the text model say it in their own config.
         self.tie_word_embeddings = self.tie_word_embeddings or self.text_config.tie_word_embeddings
         for name in ("num_dynimgs", "max_dynimgs"):
@@ -108,6 +111,11 @@ class DynImgConfig(PreTrainedConfig):
             patch_grid=self.patch_grid,
             patch_size=self.vision_config.patch_size,
         )
+
+
+def _text_class(value: Any) -> type:
+    kind = value.get("model_type") if isinstance(value, dict) else getattr(value, "model_type", None)
+    return Qwen3Config if kind == "qwen3" else Qwen2Config
 
 
 def _sub_config(config_class: type, value: dict | PreTrainedConfig | None, default: dict) -> PreTrainedConfig:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import InputError
 
+CONFIG_NAME = "config.json"
 _LONGEST = 240  # characters of a foreign message that are passed on
 
 
@@ -32,7 +33,7 @@ def one_line(error: BaseException) -> str:
 
 
 def check_model_name(name: str) -> None:
-    """Refuse a name that is neither an existing folder nor of the form of a hub id, before anybody asks the hub.
+    """Refuse a name that is neither an existing folder nor a model of the hub that can be had.
 
     Raises:
         InputError: where it is neither.
@@ -43,3 +44,14 @@ def check_model_name(name: str) -> None:
         raise InputError(f"{name} is a file; a model is a folder or a hub id (owner/name)")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
         raise InputError(f"no such folder: {name or '(an empty name)'}; a model is a folder or a hub id (owner/name)")
+    _check_reachable(name)
+
+
+def _check_reachable(name: str) -> None:
+    # The hub's client tries each file again and again for half a minute, and no setting of it says otherwise.
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(name, CONFIG_NAME), str):
+        return
+    with reading(f"{name} is no folder here, and the hub gave no model of that name"):
+        get_hf_file_metadata(hf_hub_url(name, CONFIG_NAME))

@@ -21,7 +21,8 @@ from .configuration_dynimg import DynImgConfig
 from .generation import DynImgGenerationMixin
 from .position_cache import first_position, note_positions
 from .projector import DynImgProjector, pool_time
-from .text_model import DynImgTextModel, refuse_reentrant
+from .text_model import TEXT_MODELS, DynImgTextModel, refuse_reentrant
+from .tile_encoding import encode_apart, frame_of_patches
 
 
 @dataclass
@@ -46,7 +47,12 @@ class DynImgPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ["video", "text"]  # noqa: RUF012  (their idiom)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Qwen2DecoderLayer", "SiglipEncoderLayer", "SiglipVisionEmbeddings"]  # noqa: RUF012
+    _no_split_modules = [  # noqa: RUF012
+        "Qwen2DecoderLayer",
+        "Qwen3DecoderLayer",
+        "SiglipEncoderLayer",
+        "SiglipVisionEmbeddings",
+    ]
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _keep_in_fp32_modules_strict = ["rotary_emb"]  # noqa: RUF012
     _supports_flash_attn = True
@@ -76,7 +82,7 @@ class DynImgModel(DynImgPreTrainedModel):
         super().__init__(config)
         self.vision_tower = SiglipVisionModel._from_config(config.vision_config)
         self.multi_modal_projector = DynImgProjector(config)
-        self.language_model = DynImgTextModel._from_config(
+        self.language_model: DynImgTextModel = TEXT_MODELS[config.text_config.model_type]._from_config(
             config.text_config,
             rope_axes=config.rope_axes,
             rope_combine=config.rope_combine,
@@ -195,6 +201,11 @@ class DynImgModel(DynImgPreTrainedModel):
 
     def _encode(self, pixels: Tensor) -> Tensor:
         layer = self.config.vision_feature_layer
+        if self.config.prompt_stage == "tiles":
+            layers = self.vision_tower.encoder.layers
+            states = self.vision_tower.embeddings(pixels, interpolate_pos_encoding=True)
+            frames = frame_of_patches(self.config.layout).to(pixels.device)
+            return encode_apart(layers[: layer % (len(layers) + 1)], states, frames)
         outputs = self.vision_tower(
             pixels.flatten(0, -4),
             interpolate_pos_encoding=True,  # nothing happens where the checkpoint has this very grid

@@ -11,6 +11,10 @@ from .configuration_dynimg import DynImgConfig
 from .foreign import check_model_name, one_line, reading
 from .modeling_dynimg import DynImgForConditionalGeneration
 from .processing_dynimg import DynImgProcessor
+from .quantization import quantized
+
+EMBEDDED = "embedded"
+"""The name of the model that ships inside the package; a folder of that name is `./embedded`."""
 
 
 def load_pretrained(
@@ -19,21 +23,24 @@ def load_pretrained(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     num_prompt_frames: int | None = None,
+    quantize: str | None = None,
 ) -> tuple[DynImgForConditionalGeneration, DynImgProcessor]:
     """Load a DynImg model, ready to answer, and the processor that belongs to it.
 
     A folder with a LoRA adapter loads the model that it belongs to, and the adapter is merged into that.
 
     Args:
-        name: a folder or a hub id.
-        device: where to put the model; None takes a GPU (CUDA, then MPS) if there is one.
+        name: a folder, a hub id, or "embedded" for the model in the package.
+        device: where to put the model; None or "auto" takes a GPU (CUDA, then MPS) if there is one.
         dtype: of the weights; None takes float32 on the CPU and the saved one elsewhere.
         num_prompt_frames: another number of prompt frames than the model was made for.
+        quantize: "8bit" or "4bit": the weights of the language model are quantized while they are loaded.
 
     Raises:
-        InputError: where there is no such model or device, weights are missing or left over, or the two do not fit.
+        InputError: where there is no such model or device, the model cannot be quantized here, weights are missing or
+            left over, or the two do not fit.
     """
-    name = str(name)
+    name = located(str(name))
     device = _device(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else "auto"
@@ -45,12 +52,21 @@ def load_pretrained(
         processor.video_processor.num_prompt_frames = num_prompt_frames
         _ = config.layout  # refuses a number that does not fit
     processor.check_compatible(config)
+    if quantize is not None:
+        if _is_adapter(name):
+            raise InputError(f"{name} holds a LoRA adapter, which is not quantized; merge it first (lora.merge)")
+        return _load_weights(name, config, dtype, **quantized(quantize, device, dtype)).eval(), processor
     model = _load_adapted(name, config, dtype) if _is_adapter(name) else _load_weights(name, config, dtype)
     return model.to(device).eval(), processor  # type: ignore[arg-type]  # their decorator loses the signature
 
 
+def located(name: str) -> str:
+    """Give the folder of the model in the package for its name; every other name is left as it is."""
+    return str(Path(__file__).parents[1] / "embedded") if name == EMBEDDED else name
+
+
 def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
+    if device is None or device == "auto":
         found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device(found)
     try:
@@ -65,6 +81,7 @@ def read_config(name: str) -> DynImgConfig:
     Raises:
         InputError: where there is none.
     """
+    name = located(name)
     check_model_name(name)
     kind = "the folder has no model that can be read" if Path(name).is_dir() else "the hub gave none"
     with reading(f"no DynImg model at {name}, {kind}"):
@@ -90,14 +107,20 @@ def _load_adapted(name: str, config: DynImgConfig, dtype: Any) -> DynImgForCondi
         base = peft.PeftConfig.from_pretrained(name).base_model_name_or_path
         if not base:
             raise InputError(f"the adapter in {name} does not say which model it belongs to")
-        adapted: Any = peft.PeftModel.from_pretrained(_load_weights(base, config, dtype), name)
+        adapted: Any = peft.PeftModel.from_pretrained(_load_weights(_base(base), config, dtype), name)
         return adapted.merge_and_unload()
 
 
-def _load_weights(name: str, config: DynImgConfig, dtype: Any) -> DynImgForConditionalGeneration:
+def _base(name: str) -> str:
+    # An adapter of the embedded model has the place of the package where it was trained.
+    is_ours_elsewhere = not Path(name).exists() and Path(name).parts[-2:] == (__package__.split(".")[0], EMBEDDED)
+    return located(EMBEDDED) if is_ours_elsewhere else name
+
+
+def _load_weights(name: str, config: DynImgConfig, dtype: Any, **options: Any) -> DynImgForConditionalGeneration:
     with reading(f"the weights in {name} cannot be loaded"):
         loaded: Any = DynImgForConditionalGeneration.from_pretrained(
-            name, config=config, dtype=dtype, output_loading_info=True
+            name, config=config, dtype=dtype, output_loading_info=True, **options
         )
     model, report = loaded
     for kind in ("missing_keys", "unexpected_keys"):

@@ -23,9 +23,10 @@ class DynImgProcessor(ProcessorMixin):
         tokenizer: a tokenizer with Qwen's special tokens.
         video_processor: what turns a video into pixels.
         chat_template: another format of the chat; None is ChatML.
+        video_token: the placeholder of a visual token, where the tokenizer has another one than <|video_pad|>.
 
     Raises:
-        InputError: where the tokenizer has no <|video_pad|>.
+        InputError: where the tokenizer has no such token.
     """
 
     def __init__(
@@ -33,13 +34,14 @@ class DynImgProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase | None = None,
         video_processor: DynImgVideoProcessor | None = None,
         chat_template: str | None = None,
+        video_token: str = VIDEO_TOKEN,
     ) -> None:
         video_processor = DynImgVideoProcessor() if video_processor is None else video_processor
         super().__init__(tokenizer, video_processor, chat_template=chat_template or CHAT_TEMPLATE)
-        self.video_token = VIDEO_TOKEN
-        self.video_token_id = self.tokenizer.get_vocab().get(VIDEO_TOKEN)
+        self.video_token = video_token
+        self.video_token_id = self.tokenizer.get_vocab().get(video_token)
         if self.video_token_id is None:
-            raise InputError(f"the tokenizer has no {VIDEO_TOKEN}; take one of Qwen2.5, or add it as a special token")
+            raise InputError(f"the tokenizer has no {video_token}; take one of Qwen2.5, or add it as a special token")
 
     @classmethod
     def from_config(cls, config: DynImgConfig, tokenizer: PreTrainedTokenizerBase, **kwargs: Any) -> "DynImgProcessor":

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
+from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
 
 from ..positions import RopeAxes
 
@@ -17,7 +18,7 @@ AXES = "hwts"
 
 
 class DynImgRotaryEmbedding(Qwen2RotaryEmbedding):
-    """Turn coordinates into rotations of the channel pairs of queries and keys.
+    """Turn coordinates into rotations of the channel pairs of queries and keys; for Qwen3 as for Qwen2.
 
     theta_s is the LLM's own inverse frequency. `axis_theta` holds the frequencies of the other axes, shared by all
     layers and heads: float32 (3, head_dim / 2) for "hwts", (2, head_dim / 2) for "hws", absent for "s".
@@ -32,12 +33,12 @@ class DynImgRotaryEmbedding(Qwen2RotaryEmbedding):
 
     def __init__(
         self,
-        config: Qwen2Config,
+        config: Qwen2Config | Qwen3Config,
         rope_axes: RopeAxes = "hwts",
         rope_combine: Literal["merge", "split"] = "merge",
         rope_trainable: bool = True,
     ) -> None:
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[arg-type]  # Qwen3 has the same
         self.rope_axes = rope_axes
         self.rope_combine = rope_combine
         self.axis_theta: Tensor | None

@@ -1,6 +1,6 @@
-"""Qwen2 with 4-D positions: the same weights and layers, another rotary embedding."""
+"""Qwen2 and Qwen3 with 4-D positions: the same weights and layers, another rotary embedding."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
+from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -17,13 +19,14 @@ from ..errors import InputError
 from ..positions import RopeAxes
 from .rotary import DynImgRotaryEmbedding
 
+if TYPE_CHECKING:
+    _Base = Qwen2Model  # the attributes are the same in all of them
+else:
+    _Base = object
 
-class DynImgTextModel(Qwen2Model):
-    """Run Qwen2 on embeddings whose positions have four coordinates.
 
-    Loads any Qwen2 checkpoint; only `rotary_emb.axis_theta` is new. On text, with `axis_theta` at its initial values,
-    the output is Qwen2's bit for bit.
-    """
+class _FourAxes(_Base):
+    # What follows is put before a text model of transformers whose layers take cos and sin from outside.
 
     rotary_emb: DynImgRotaryEmbedding
     _keep_in_fp32_modules_strict = ["rotary_emb"]  # noqa: RUF012  (their idiom)
@@ -31,12 +34,12 @@ class DynImgTextModel(Qwen2Model):
 
     def __init__(
         self,
-        config: Qwen2Config,
+        config: Qwen2Config | Qwen3Config,
         rope_axes: RopeAxes = "hwts",
         rope_combine: Literal["merge", "split"] = "merge",
         rope_trainable: bool = True,
     ) -> None:
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[arg-type]  # of the model that comes next
         self.rotary_emb = DynImgRotaryEmbedding(config, rope_axes, rope_combine, rope_trainable)
 
     @torch.no_grad()
@@ -137,6 +140,22 @@ class DynImgTextModel(Qwen2Model):
         if self.has_sliding_layers:
             masks["sliding_attention"] = create_sliding_window_causal_mask(**arguments)
         return masks
+
+
+class DynImgTextModel(_FourAxes, Qwen2Model):
+    """Run Qwen2 on embeddings whose positions have four coordinates.
+
+    Loads any Qwen2 checkpoint; only `rotary_emb.axis_theta` is new. On text, with `axis_theta` at its initial values,
+    the output is Qwen2's bit for bit.
+    """
+
+
+class DynImgQwen3TextModel(_FourAxes, Qwen3Model):  # type: ignore[misc]  # declared as if it were a Qwen2
+    """Run Qwen3 on embeddings whose positions have four coordinates; see `DynImgTextModel`."""
+
+
+TEXT_MODELS: dict[str, Any] = {"qwen2": DynImgTextModel, "qwen3": DynImgQwen3TextModel}
+"""The language models that a DynImg model can have, by the `model_type` of their configuration."""
 
 
 def refuse_reentrant(model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:

@@ -123,14 +123,22 @@ class DynImgVideoProcessor(VideoProcessorMixin):
         Raises:
             InputError: where an option is unknown or the video cannot be read.
         """
-        if unknown := set(options) - {*LOADING, *PER_CALL}:
-            raise InputError(f"unknown options for a video: {', '.join(sorted(unknown))}")
+        arguments = self.loading_options(**options)
         if isinstance(video, DynImgs):
             return self._checked(video)
+        return load_dynimgs(_as_frames(resolve_source(video, allow_urls=allow_urls)), **arguments)
+
+    def loading_options(self, **options: Any) -> dict[str, Any]:
+        """Give the keyword arguments of `load_dynimgs` with which `load` calls it; the options are the same.
+
+        Raises:
+            InputError: where an option is unknown.
+        """
+        if unknown := set(options) - {*LOADING, *PER_CALL}:
+            raise InputError(f"unknown options for a video: {', '.join(sorted(unknown))}")
         kept = {name: self.__dict__[name] for name in LOADING}
         merged = {**kept, **{name: value for name, value in options.items() if value is not None}}
-        source = _as_frames(resolve_source(video, allow_urls=allow_urls))
-        return load_dynimgs(source, layout=self.layout, compose=self._composes, **merged)
+        return {"layout": self.layout, "compose": self._composes, **merged}
 
     @property
     def _composes(self) -> bool:

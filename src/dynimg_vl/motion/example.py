@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from .files import clip_frames, write_clip
+from .paths import KINDS
 from .textures import PictureBank
 from .world import COLOURS, DIRECTIONS, sample_scenes
 
@@ -31,9 +32,14 @@ def write_example(path: Path, seconds: float = 4.0, fps: float = 15.0, codec: st
         offset=torch.zeros_like(scene.offset),
         grain=torch.full_like(scene.grain, 0.01),
         position=torch.tensor([0.5, 0.55]).expand_as(scene.position),
-        velocity=torch.tensor([0.35, 0.0]).expand_as(scene.velocity),
+        kind_id=torch.full_like(red, KINDS.index("move")),
         direction_id=torch.full_like(red, DIRECTIONS.index("right")),
-        ease=torch.zeros_like(scene.ease),
+        turn_id=red,
+        speed_id=red,
+        legs=torch.tensor([0.35, 0.0]).expand_as(scene.legs),
+        knots=torch.tensor([-0.35, 0.35]).expand_as(scene.knots),
+        swing=torch.zeros_like(scene.swing),
+        shown=torch.tensor([-torch.inf, torch.inf]).expand_as(scene.shown),
         shape_id=red,
         radius=torch.full_like(scene.radius, 0.11),
         aspect=torch.ones_like(scene.aspect),

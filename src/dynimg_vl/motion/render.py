@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .paths import velocities
 from .textures import SMALL_SIZE, PictureBank
 from .world import Scenes, object_centres, object_distance, picture_points, segments, travel
+
+_EXPOSURE_PARTS = (-0.5, -0.25, 0.0, 0.25, 0.5)
+"""The moments that a blurred frame is the mean of, in shares of its exposure."""
 
 
 def pixel_points(size: tuple[int, int]) -> Tensor:
@@ -23,7 +27,7 @@ def render(
 ) -> Tensor:
     """Draw frames at times (B, T) in H x W: (B, T, 3, H, W) float in 0..1, with grain where a generator is given."""
     pictures = bank.small if size[0] * 3 <= SMALL_SIZE[0] else bank.large
-    drawn = render_points(scenes, pictures, times, pixel_points(size), size[1], generator)
+    drawn = render_points(scenes, pictures, times, pixel_points(size).to(times.device), size[1], generator)
     return drawn.view(*times.shape, *size, 3).permute(0, 1, 4, 2, 3)
 
 
@@ -36,6 +40,18 @@ def render_points(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw only the pixels centred at `points` (P, 2) of frames `width` pixels wide: (B, T, P, 3) in 0..1."""
+    if bool(scenes.exposure.any()):
+        moments = [times + scenes.exposure[:, None] * part for part in _EXPOSURE_PARTS]
+        seen = torch.stack([_at_once(scenes, pictures, moment, points, width) for moment in moments]).mean(0)
+    else:
+        seen = _at_once(scenes, pictures, times, points, width)
+    if generator is not None:
+        noise = torch.randn(seen.shape, generator=generator, device=generator.device).to(seen.device)
+        seen += noise * scenes.grain[:, None, None, None]
+    return seen.clamp_(0, 1)
+
+
+def _at_once(scenes: Scenes, pictures: Tensor, times: Tensor, points: Tensor, width: int) -> Tensor:
     spread = points.expand(*times.shape, -1, -1)
     seen = _background(scenes, pictures, times, spread)
     edge = 0.7 / width
@@ -48,9 +64,7 @@ def render_points(
         cover = (0.5 - distance / (2 * edge)).clamp(0, 1)
         colour = _surface(part, pictures, times[here], spread[here], distance)
         seen[here] += (colour - seen[here]) * cover[..., None]
-    if generator is not None:
-        seen += torch.randn(seen.shape, generator=generator) * scenes.grain[:, None, None, None]
-    return seen.clamp_(0, 1)
+    return seen
 
 
 def _background(scenes: Scenes, pictures: Tensor, times: Tensor, points: Tensor) -> Tensor:
@@ -102,8 +116,7 @@ def truth_at(scenes: Scenes, times: Tensor, points: Tensor) -> Truth:
     num, num_frames = times.shape
     spread = points.expand(num, num_frames, -1, -1)
     layer = _top_layer(scenes, times, spread)
-    speed = 1 + 2 * scenes.ease[:, None, :, None] * times[:, :, None, None].abs()
-    own = _of_layer(scenes.velocity[:, None] * speed, layer)
+    own = _of_layer(velocities(scenes.paths, times), layer)
     scale = (scenes.zoom[:, None] * times).exp()[:, :, None, None]
     velocity = (own - scenes.camera[:, None, None]) / scale - scenes.zoom[:, None, None, None] * (spread - 0.5)
     return Truth(layer, velocity)
@@ -133,7 +146,7 @@ def match_points(scenes: Scenes, times: Tensor, others: Tensor, points: Tensor) 
 
 def _top_layer(scenes: Scenes, times: Tensor, points: Tensor) -> Tensor:
     inside = object_distance(scenes, times, points) < 0
-    ranks = torch.arange(1, inside.shape[-1] + 1)
+    ranks = torch.arange(1, inside.shape[-1] + 1, device=inside.device)
     return (inside * ranks).amax(-1) - 1  # the last one drawn lies on top
 
 

@@ -11,11 +11,20 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ..errors import InputError
+from .resuming import FORCE
 
 FSDP_UNITS = ["Qwen2DecoderLayer", "SiglipEncoderLayer", "SiglipVisionEmbeddings"]
 """What FSDP shards one by one. Left alone, it reads the list off the model, where transformers has mixed in a class of
 SigLIP's text tower, which is not there; and stops."""
 
+MUON = "muon"
+_NOT_NEGATIVE = (
+    "axis_theta_learning_rate",
+    "projector_learning_rate",
+    "muon_learning_rate",
+    "motion_attention_loss",
+    "motion_heads_loss",
+)
 _OLD_CHECKPOINTING, _NEW_CHECKPOINTING = "gradient_checkpointing", "activation_checkpointing"
 
 
@@ -26,19 +35,30 @@ class DynImgTrainingArguments(TrainingArguments):
     Args:
         axis_theta_learning_rate: of theta_h, theta_w and theta_t; None is `learning_rate`. Never any weight decay.
         projector_learning_rate: of the projector; None is `learning_rate`.
+        optim: one of transformers', or "muon": Muon for the matrices of the layers, AdamW for the rest.
+        muon_learning_rate: of those matrices, with `optim: muon`.
         frozen: patterns (`*` and `?`) over the names of parameters that do not learn; each has to match something.
         lora: settings of `LoraSettings`; None trains the weights themselves.
         num_processes: how many processes (one per GPU) the run is meant for; another number is refused, since it would
             change the size of a batch. None takes any.
-        resume: go on from the last complete checkpoint in `output_dir`; false refuses a folder that has one.
+        resume: go on from the last complete checkpoint in `output_dir`; false refuses a folder that has one, "force"
+            goes on although the recipe is another one than that of the checkpoint.
+        num_threads: of torch in this process; None leaves it to torch.
+        motion_attention_loss: factor, in all stages, on the loss that teaches two heads to follow content from prompt
+            frame to prompt frame; with `data.world` only, like the next.
+        motion_heads_loss: the same for the losses of the linear heads that read motion off single patches.
     """
 
     axis_theta_learning_rate: float | None = None
     projector_learning_rate: float | None = None
+    muon_learning_rate: float | None = None
     frozen: list[str] = field(default_factory=list)
     lora: dict[str, Any] | None = None
     num_processes: int | None = None
-    resume: bool = True
+    resume: bool | str = True
+    num_threads: int | None = None
+    motion_attention_loss: float = 1.0
+    motion_heads_loss: float = 1.0
     logging_nan_inf_filter: bool = False  # a loss that is no number ends the run instead
     remove_unused_columns: bool = False  # the collator gets samples whole
 
@@ -50,10 +70,27 @@ class DynImgTrainingArguments(TrainingArguments):
         if self.ddp_find_unused_parameters is None:
             # What no step reads is frozen by the model, and text alone still runs the vision tower.
             self.ddp_find_unused_parameters = False
-        for name in ("axis_theta_learning_rate", "projector_learning_rate"):
+        for name in _NOT_NEGATIVE:
             if (rate := getattr(self, name)) is not None and rate < 0:
                 raise InputError(f"{name} must not be negative, got {rate:g}")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise InputError(f"num_threads must be at least 1, got {self.num_threads}")
+        if not isinstance(self.resume, bool) and self.resume != FORCE:
+            raise InputError(f"resume must be true, false or {FORCE}, got {self.resume!r}")
+        has_muon = self._check_muon()
         super().__post_init__()
+        if has_muon:
+            self.optim = MUON
+
+    def _check_muon(self) -> bool:
+        has_muon = self.optim == MUON
+        if has_muon != (self.muon_learning_rate is not None):
+            raise InputError("optim: muon and muon_learning_rate go together; give both or neither")
+        if has_muon and (self.fsdp or self.deepspeed):
+            raise InputError("optim: muon needs whole matrices; it does not go with fsdp or deepspeed")
+        if has_muon:
+            self.optim = "adamw_torch"  # theirs does not know the name, and would refuse it
+        return has_muon
 
     def _force_non_reentrant(self) -> None:
         # All layers share cos and sin, which carry the gradient to theta: the reentrant kind fails on them.
@@ -119,6 +156,8 @@ def _current_name(key: str, known: Collection[str]) -> str:
 
 
 def _converted(key: str, value: Any, kind: Any) -> Any:
+    if value is False and key.endswith("_strategy"):
+        return "no"  # which YAML takes for false
     is_union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     kinds = set(typing.get_args(kind)) if is_union else {kind}
     # fsdp is declared as text, for the sake of old recipes, and is a truth value.

@@ -1,11 +1,15 @@
 """Small things that happen at fixed points of a run: lines of the log, the epoch, gradients that are missing."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .checkpoints import explained
 
 
 class LogBeforeSaving(TrainerCallback):
@@ -14,6 +18,37 @@ class LogBeforeSaving(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask for a line of the log."""
         control.should_log = control.should_log or control.should_save
+
+
+class LogFile(TrainerCallback):
+    """Write each line of the log to `log.jsonl` in the output folder as it comes, for a person to follow.
+
+    What an earlier run logged after the checkpoint from which this one goes on is dropped.
+    """
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Start the file with the lines up to the present step."""
+        if state.is_world_process_zero:
+            rows = [row for row in state.log_history if row.get("step", 0) <= state.global_step]
+            with explained("the log", Path(str(args.output_dir))):
+                self._path(args).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Add a line."""
+        if state.is_world_process_zero:
+            with explained("the log", Path(str(args.output_dir))), self._path(args).open("a") as file:
+                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+    @staticmethod
+    def _path(args: TrainingArguments) -> Path:
+        return Path(str(args.output_dir)) / "log.jsonl"
 
 
 class EpochSetter(TrainerCallback):

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError
+from ..model.pretrained import located
 from .arguments import check_keys
 
 WHOLE_MODULES = ["rotary_emb", "multi_modal_projector"]
@@ -24,6 +25,8 @@ class LoraSettings:
         alpha: the update is scaled by alpha / r.
         dropout: on the input of an adapter.
         target_modules: names of the linear layers of the language model that get one.
+        embeddings: whether the token embedding is trained whole as well, as a model needs that is to say words it has
+            never seen; a tied output layer goes with it.
         merge: whether the finished model is also written as a whole one, which needs no peft to load.
     """
 
@@ -31,6 +34,7 @@ class LoraSettings:
     alpha: float = 32
     dropout: float = 0.05
     target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    embeddings: bool = False
     merge: bool = False
 
     @classmethod
@@ -57,7 +61,7 @@ def add_lora(model: Any, settings: LoraSettings, base: str | None = None) -> Any
     Args:
         model: a `DynImgForConditionalGeneration`.
         settings: what adapters.
-        base: hub id or folder of the model, which the adapter names as what it belongs to.
+        base: hub id, folder or name of the model, which the adapter names as what it belongs to.
 
     Returns:
         The model inside of a `peft.PeftModel`.
@@ -77,13 +81,18 @@ def add_lora(model: Any, settings: LoraSettings, base: str | None = None) -> Any
             raise InputError(f"training.lora: no layer is called {target!r}; there are {', '.join(sorted(leaves))}")
     # The layers of SigLIP bear the same names.
     names = "|".join(settings.target_modules)
+    if base is not None:
+        base = located(base)
+        base = str(Path(base).resolve()) if Path(base).is_dir() else base
+        model.name_or_path = base  # peft prefers it to what it is told
     config = peft.LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a factor; any number does
         lora_dropout=settings.dropout,
         target_modules=rf".*language_model\.layers\..*\.({names})",
-        modules_to_save=[name for name in WHOLE_MODULES if name != "rotary_emb" or _learns_theta(model)],
-        base_model_name_or_path=base if base is None or not Path(base).is_dir() else str(Path(base).resolve()),
+        modules_to_save=_whole_modules(model, settings),
+        ensure_weight_tying=settings.embeddings and bool(model.config.tie_word_embeddings),
+        base_model_name_or_path=base,
     )
     return peft.get_peft_model(model, config)
 
@@ -91,6 +100,13 @@ def add_lora(model: Any, settings: LoraSettings, base: str | None = None) -> Any
 def merged(model: Any) -> Any:
     """Add the adapters to the weights: a plain `DynImgForConditionalGeneration`; the PEFT model is used up."""
     return model.merge_and_unload()
+
+
+def _whole_modules(model: Any, settings: LoraSettings) -> list[str]:
+    names = [name for name in WHOLE_MODULES if name != "rotary_emb" or _learns_theta(model)]
+    if settings.embeddings:
+        names += ["embed_tokens"] if model.config.tie_word_embeddings else ["embed_tokens", "lm_head"]
+    return names
 
 
 def _learns_theta(model: Any) -> bool:

@@ -13,6 +13,8 @@ from ..model.rotary import AXES, DynImgRotaryEmbedding
 
 PROJECTOR = re.compile(r"(^|\.)multi_modal_projector\.")
 THETA = re.compile(r"(^|\.)axis_theta$")
+NOT_MUON = re.compile(r"embed|(^|\.)(lm_head|heads)\.")
+"""Tables, the map to the vocabulary and training-only heads: Muon is for matrices between hidden states."""
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> int:
@@ -42,6 +44,7 @@ def parameter_groups(
     learning_rate: float,
     axis_theta_learning_rate: float | None = None,
     projector_learning_rate: float | None = None,
+    muon_learning_rate: float | None = None,
 ) -> list[dict[str, Any]]:
     """Split the parameters that learn into groups for an optimizer; empty ones are left out.
 
@@ -52,12 +55,19 @@ def parameter_groups(
         learning_rate: of all but theta and the projector, and of these where theirs is None.
         axis_theta_learning_rate: of theta_h, theta_w and theta_t.
         projector_learning_rate: of the projector.
+        muon_learning_rate: of the matrices of the layers, the projector's among them, which then form a group for Muon.
 
     Returns:
-        Dicts with `params`, `names`, `weight_decay`, `lr` and `part` ("theta", "projector" or "rest").
+        Dicts with `params`, `weight_decay`, `lr`, `part` ("rest", "projector", "matrices" or "theta") and `algorithm`
+        ("adamw" or "muon").
     """
     # The rate of the first group is the one that is logged.
-    rates = {"rest": None, "projector": projector_learning_rate, "theta": axis_theta_learning_rate}
+    rates = {
+        "rest": None,
+        "projector": projector_learning_rate,
+        "matrices": muon_learning_rate,
+        "theta": axis_theta_learning_rate,
+    }
     decayed = set(decayed)
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for part, rate in rates.items():
@@ -67,12 +77,21 @@ def parameter_groups(
                 "lr": learning_rate if rate is None else rate,
                 "weight_decay": weight_decay if decays else 0.0,
                 "part": part,
+                "algorithm": "muon" if part == "matrices" else "adamw",
             }
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            part = "theta" if THETA.search(name) else "projector" if PROJECTOR.search(name) else "rest"
+            part = _part(name, parameter, muon_learning_rate is not None)
             groups[part, part != "theta" and name in decayed]["params"].append(parameter)
     return [group for group in groups.values() if group["params"]]
+
+
+def _part(name: str, parameter: nn.Parameter, has_muon: bool) -> str:
+    if THETA.search(name):
+        return "theta"
+    if has_muon and parameter.ndim == 2 and not NOT_MUON.search(name):
+        return "matrices"
+    return "projector" if PROJECTOR.search(name) else "rest"
 
 
 def master_weights(model: nn.Module) -> None:

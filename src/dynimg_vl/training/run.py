@@ -3,29 +3,34 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import Dataset
 from transformers import set_seed
 
 from ..errors import InputError
-from ..model.chat_template import VIDEO_TOKEN
 from ..model.foreign import one_line
-from ..model.modeling_dynimg import DynImgForConditionalGeneration
-from ..model.pretrained import load_pretrained
 from ..model.processing_dynimg import DynImgProcessor
 from .arguments import DynImgTrainingArguments, build_arguments
+from .building import build_model
 from .checkpoints import PARTIAL, checkpoints, discard_partial, explained, last_checkpoint, publish
 from .data.collator import Collator
 from .data.dataset import VideoTextDataset
 from .data.sample_source import open_samples
-from .lora import LoraSettings, add_lora, merged
-from .parameter_groups import freeze, master_weights
-from .recipe import ModelSettings, TrainRecipe
+from .data.share_check import CheckShareOfAll
+from .lora import LoraSettings, merged
+from .memory import keep_freed_memory
+from .motion import fast_attention
+from .motion.data import View
+from .motion.staged_data import StagedDataset, ValidationBatches, take_only
+from .motion.staged_trainer import StagedTrainer, build_learner
+from .recipe import TrainRecipe
+from .resuming import FORCE, RECIPE_FILE, check_resumable
 from .stopping import SignalStop
 from .trainer import DynImgTrainer
 
@@ -79,19 +84,48 @@ def train(recipe: TrainRecipe, launch: Launch | None = None) -> TrainResult:
     resumed = _checkpoint_to_resume(args, folder)
     lora = None if args.lora is None else LoraSettings.from_values(args.lora)
     if args.process_index == 0:
-        _note_recipe(folder, recipe)
-    source = open_samples(
-        recipe.data.path, annotation_root=recipe.data.annotation_root, video_root=recipe.data.video_root
-    )
-    set_seed(args.seed)
+        described = json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
+        if resumed is not None and args.resume != FORCE:
+            check_resumable(resumed, described)
+        _note_recipe(folder, described)
+    if args.device.type == "cpu":
+        keep_freed_memory()
+    with torch_threads(args.num_threads):
+        set_seed(args.seed)
+        listener = SignalStop()
+        if recipe.schedule is None:
+            return _train_on_annotations(recipe, args, lora, resumed, listener)
+        if lora is not None:
+            raise InputError("training: lora is not for data.world, which trains whole models; leave it out")
+        trainer = staged_trainer(recipe, args, listener)
+        _run(trainer, listener, resumed)
+        return _result(trainer, None if trainer.stopped_by else trainer.export(), {})
+
+
+def _train_on_annotations(
+    recipe: TrainRecipe,
+    args: DynImgTrainingArguments,
+    lora: LoraSettings | None,
+    resumed: Path | None,
+    listener: SignalStop,
+) -> TrainResult:
+    folder = Path(str(args.output_dir))
+    data: Any = recipe.data
+    source = open_samples(data.path, annotation_root=data.annotation_root, video_root=data.video_root)
     model, processor = build_model(recipe.model, lora, args)
     dataset = VideoTextDataset(source, processor, recipe.data.options)
     collator = Collator(int(processor.tokenizer.pad_token_id), recipe.data.pack_length)
     use_cache = getattr(model.config, "use_cache", None)
-    listener = SignalStop()
     trainer = make_trainer(
-        model, args, listener=listener, train_dataset=dataset, data_collator=collator, processing_class=processor
+        DynImgTrainer,
+        model,
+        args,
+        listener=listener,
+        train_dataset=dataset,
+        data_collator=collator,
+        processing_class=processor,
     )
+    trainer.add_callback(CheckShareOfAll(dataset, trainer.accelerator))
     _run(trainer, listener, resumed)
     samples = report_samples(dataset, trainer)
     exported = None
@@ -137,68 +171,64 @@ def _checkpoint_to_resume(args: DynImgTrainingArguments, folder: Path) -> Path |
     return last_checkpoint(folder)
 
 
-def build_model(
-    settings: ModelSettings, lora: LoraSettings | None, args: DynImgTrainingArguments
-) -> tuple[Any, DynImgProcessor]:
-    """Load or build the model with its processor, frozen, adapted and in the precisions that the run needs.
+def staged_trainer(recipe: TrainRecipe, args: DynImgTrainingArguments, listener: SignalStop) -> StagedTrainer:
+    """Build the trainer of a run on the motion world.
 
     Raises:
-        InputError: where it is not there, a setting does not fit it, or nothing would learn.
+        InputError: where something in the recipe does not fit.
     """
-    if lora is not None and settings.path is None:
-        raise InputError("LoRA needs model: path; build the model first, with `dynimg-vl init -o FOLDER`, and name it")
-    model, processor = _load(settings)
-    if settings.attention is not None:
-        try:
-            model.set_attn_implementation(settings.attention)
-        except (ValueError, ImportError) as error:
-            raise InputError(f"model: attention {settings.attention!r} does not work: {one_line(error)}") from error
-    if lora is not None:
-        model = add_lora(model, lora, settings.path)
-    freeze(model, args.frozen)
-    if (args.bf16 or args.fp16) and not args.fsdp:  # accelerate does it for what it shards
-        master_weights(model)
-    return model.train(), processor
+    world, schedule = recipe.data.world, recipe.schedule
+    if world is None or schedule is None:
+        raise ValueError("the recipe has no world or no stages")
+    schedule = schedule.scaled(args.motion_attention_loss, args.motion_heads_loss)
+    model, processor = build_model(recipe.model, None, args)
+    model = model.float()
+    if recipe.model.attention is None and args.device.type == "cpu":
+        model.set_attn_implementation(fast_attention.NAME)
+    learner = build_learner(model, processor.tokenizer, recipe.model.path or recipe.model.weights)
+    schedule.check_stage(model.config.prompt_stage if model.config.layout.num_prompt_frames else "none")
+    view = View.of(model.config)
+    per_step = args.gradient_accumulation_steps * args.world_size
+    return make_trainer(
+        StagedTrainer,
+        learner,
+        args,
+        listener=listener,
+        schedule=schedule,
+        validation=ValidationBatches(world, view, processor.tokenizer),
+        train_dataset=StagedDataset(world, schedule, view, processor.tokenizer, per_step),
+        data_collator=take_only,
+        processing_class=processor,
+    )
 
 
-def _load(settings: ModelSettings) -> tuple[Any, DynImgProcessor]:
-    if settings.path is not None:
-        return load_pretrained(settings.path, device="cpu", dtype=settings.dtype)
-    from transformers.models.auto.tokenization_auto import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(settings.text)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{settings.text} has no tokenizer: {one_line(error)}") from error
-    video_token_id = tokenizer.get_vocab().get(VIDEO_TOKEN)
-    if video_token_id is None:
-        raise InputError(f"the tokenizer of {settings.text} has no {VIDEO_TOKEN}; take a Qwen2.5")
-    try:
-        model = DynImgForConditionalGeneration.from_backbones(
-            str(settings.vision),
-            str(settings.text),
-            dtype=settings.dtype,
-            **{"video_token_id": video_token_id, **settings.config},
-        )
-    except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"model: {one_line(error)}") from error
-    return model, DynImgProcessor.from_config(model.config, tokenizer)
+_Trainer = TypeVar("_Trainer", bound=DynImgTrainer)
 
 
-def make_trainer(model: Any, args: DynImgTrainingArguments, **kwargs: Any) -> DynImgTrainer:
-    """Build the trainer, with what transformers and accelerate refuse as one line.
+def make_trainer(kind: type[_Trainer], model: Any, args: DynImgTrainingArguments, **kwargs: Any) -> _Trainer:
+    """Build a trainer, with what transformers and accelerate refuse as one line.
 
     Raises:
         InputError: where settings do not go together or something is not installed.
     """
     try:
-        return DynImgTrainer(model, args, **kwargs)
+        return kind(model, args, **kwargs)
     except (ValueError, ImportError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"training: {one_line(error)}") from error
+
+
+@contextmanager
+def torch_threads(num: int | None) -> Iterator[None]:
+    """Let torch use so many threads for a while; None changes nothing."""
+    before = torch.get_num_threads()
+    if num is not None:
+        torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _run(trainer: DynImgTrainer, listener: SignalStop, resumed: Path | None) -> None:
@@ -214,12 +244,11 @@ def _run(trainer: DynImgTrainer, listener: SignalStop, resumed: Path | None) -> 
             trainer.save_state()
 
 
-def _note_recipe(folder: Path, recipe: TrainRecipe) -> None:
+def _note_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
     # As it was run, with what the command line changed; the first thing one looks for a year later.
     with explained("the recipe", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(dataclasses.asdict(recipe), indent=2, default=str)
-        (folder / "recipe.json").write_text(text + "\n")
+        (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")
 
 
 def report_samples(dataset: Dataset, trainer: DynImgTrainer) -> dict[str, int]:

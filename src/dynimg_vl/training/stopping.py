@@ -108,4 +108,6 @@ class StopOnBadLoss(TrainerCallback):
 
 
 def _on_cpu(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _on_cpu(part) for name, part in value.items()}
     return value.cpu() if isinstance(value, Tensor) else value

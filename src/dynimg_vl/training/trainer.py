@@ -18,9 +18,11 @@ from transformers import Trainer
 
 from ..errors import InputError
 from ..model.rotary import DynImgRotaryEmbedding
-from .arguments import DynImgTrainingArguments
-from .callbacks import EpochSetter, FillGradients, LogBeforeSaving
+from .answer_logits import at_answers
+from .arguments import MUON, DynImgTrainingArguments
+from .callbacks import EpochSetter, FillGradients, LogBeforeSaving, LogFile
 from .checkpoints import PARTIAL, discard_partial, explained, publish, rotate
+from .optimizers import MuonWithAdamW
 from .parameter_groups import parameter_groups, theta_sizes
 from .sampling import EpochSampler
 from .stopping import SignalStop, StopOnBadLoss, StopOnSignal
@@ -39,6 +41,8 @@ class DynImgTrainer(Trainer):
     """
 
     args: DynImgTrainingArguments
+    fills_gradients = True
+    """Whether a parameter without gradient gets zeros, see `FillGradients`."""
 
     def __init__(
         self, model: nn.Module, args: DynImgTrainingArguments, listener: SignalStop | None = None, **kwargs: Any
@@ -49,8 +53,10 @@ class DynImgTrainer(Trainer):
         self._stop = StopOnSignal(listener or SignalStop())
         super().__init__(model=model, args=args, **kwargs)
         setter = EpochSetter(self._epoch_setters)
-        for callback in (self._stop, LogBeforeSaving(), self._bad_loss, FillGradients(), setter):
+        for callback in (self._stop, LogBeforeSaving(), LogFile(), self._bad_loss, setter):
             self.add_callback(callback)
+        if self.fills_gradients:
+            self.add_callback(FillGradients())
 
     @property
     def stopped_by(self) -> int:
@@ -84,7 +90,6 @@ class DynImgTrainer(Trainer):
             self._shard_rotary()
             learner: Any = self.model if model is None else model
             optimizer_class, options = self._optimizer_class(learner)
-            options = {name: value for name, value in options.items() if name != "lr"}
             groups = parameter_groups(
                 learner.named_parameters(),
                 self.get_decay_parameter_names(learner),
@@ -92,17 +97,20 @@ class DynImgTrainer(Trainer):
                 learning_rate=self.args.learning_rate,
                 axis_theta_learning_rate=self.args.axis_theta_learning_rate,
                 projector_learning_rate=self.args.projector_learning_rate,
+                muon_learning_rate=self.args.muon_learning_rate,
             )
             self.optimizer = optimizer_class(groups, lr=self.args.learning_rate, **options)
         return self.optimizer
 
     def _optimizer_class(self, model: Any) -> tuple[Any, dict[str, Any]]:
+        if self.args.optim == MUON:
+            return MuonWithAdamW, {"betas": (self.args.adam_beta1, self.args.adam_beta2), "eps": self.args.adam_epsilon}
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
         if not inspect.isclass(optimizer_class) or {"params", "model", "optimizer_dict"} & set(options):
             raise InputError(
                 f"optim {self.args.optim} chooses parameters by itself; take adamw_torch or adamw_torch_fused"
             )
-        return optimizer_class, options
+        return optimizer_class, {name: value for name, value in options.items() if name != "lr"}
 
     def _shard_rotary(self) -> None:
         # Accelerate shards with one precision for all: bfloat16 cannot tell position 257 from 256. What is sharded
@@ -130,6 +138,15 @@ class DynImgTrainer(Trainer):
             # Accelerate shards on accelerators only and on CPUs falls back, without a word, to whole copies.
             shared["distributed_type"] = DistributedType.MULTI_GPU
         return super()._build_accelerator_args(**kwargs)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Compute the loss; in training, logits only where it looks at them."""
+        needs_all = return_outputs or self.label_smoother is not None or self.compute_loss_func is not None
+        if model.training and not needs_all and "labels" in inputs:
+            inputs = at_answers(inputs)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run one batch forward and back; its loss is looked at before the weights change."""
@@ -183,7 +200,7 @@ class DynImgTrainer(Trainer):
             # Sharded checkpoints are for resuming; a model is one set of files.
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         with explained(f"the {name}", folder):
-            self.save_model(os.fspath(folder / PARTIAL / name), _internal_call=True)
+            self.write_model(folder / PARTIAL / name)
             if self.args.should_save:
                 (folder / PARTIAL / name / "training_args.bin").unlink(missing_ok=True)  # has paths of this machine
                 for file_name, text in (extra or {}).items():
@@ -192,3 +209,7 @@ class DynImgTrainer(Trainer):
                 discard_partial(folder)
         self.accelerator.wait_for_everyone()
         return folder / name
+
+    def write_model(self, folder: Path) -> None:
+        """Write the finished model and its processor; every process calls this."""
+        self.save_model(os.fspath(folder), _internal_call=True)

@@ -5,7 +5,6 @@ Everything random is a function of seed, epoch and number, so that a resumed run
 Shapes: G DynImgs of a sample, N prompt frames, L tokens, S pixels along a side, V videos.
 """
 
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,11 +25,11 @@ from .chat_tokens import ChatTokenizer, SampleError
 from .frame_groups import SHORT_SIDE, FrameRequest
 from .sample_source import Part, SampleSource
 from .sample_status import DataError, SampleStatus
+from .sides import speaks_of_sides
 
 Flip = Literal["paper", "off", "safe"]
 FLIPS = ("paper", "off", "safe")
 
-_SIDES = re.compile(r"\b(?:left|right|clockwise|counter-?\s?clockwise|anti-?\s?clockwise|mirror)", re.IGNORECASE)
 _NUM_REPLACEMENTS = 32
 _NUM_LISTED = 5
 
@@ -42,7 +41,7 @@ class DatasetOptions:
     Args:
         seed: of all that is random.
         flip: "paper" mirrors every other group, whatever is asked about it; "off" none; "safe" none where the chat
-            speaks of left, right or a sense of rotation, which a mirrored picture would make a lie.
+            speaks of left, right or a sense of rotation, which a mirrored picture would make a lie (see `sides`).
         augment: whether to crop and flip at all.
         max_length: tokens of the longest sample; longer ones are cut behind a turn.
         short_side: cap on the shorter side of frames before augmentation, in pixels.
@@ -130,15 +129,20 @@ class VideoTextDataset(Dataset):
             except InputError as error:
                 raise SampleError("unreadable", f"{sample.place}: {error}") from error
 
-    def check_share(self, last: str = "") -> None:
+    def check_share(self, last: str = "", status: SampleStatus | None = None) -> None:
         """Stop where more than the allowed share of all samples is broken.
+
+        Args:
+            last: what the last of them is, for the message.
+            status: of several training processes together; None is that of this one.
 
         Raises:
             DataError: with the first of them.
         """
-        if self.status.is_too_broken:
-            number, share = self.status.num_broken, self.status.allowed_share
-            listed = [f"{self._name(i)} ({reason})" for i, reason in islice(self.status.broken(), _NUM_LISTED)]
+        status = status or self.status
+        if status.is_too_broken:
+            number, share = status.num_broken, status.allowed_share
+            listed = [f"{self._name(i)} ({reason})" for i, reason in islice(status.broken(), _NUM_LISTED)]
             more = f" and {number - len(listed)} more" if number > len(listed) else ""
             raise DataError(
                 f"{number} of {len(self.source)} samples cannot be used, over the allowed share of {share:g}: "
@@ -177,7 +181,7 @@ class GroupPixels:
     def augment_for(self, sample: Sample) -> GroupAugment:
         """Give the augmentation for a sample: without flips, where `flip` or what the sample says forbids them."""
         is_flipped = self._is_augmented and (
-            self._flip == "paper" or (self._flip == "safe" and not _SIDES.search(sample.text_of()))
+            self._flip == "paper" or (self._flip == "safe" and not speaks_of_sides(sample.text_of()))
         )
         return self.augment if is_flipped else replace(self.augment, flip_probability=0.0)
 
@@ -185,18 +189,20 @@ class GroupPixels:
         """Make `pixel_values_videos` and `dynimgs_per_video` from the (G, 1 + N, H, W, 3) of each video."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
         augment = self.augment_for(sample)
-        videos = []
-        for frames in groups:
-            channels_first = torch.from_numpy(frames).movedim(-1, -3)
-            augmented = self._place(channels_first, augment, generator)
-            videos.append(augmented if self._is_apart else compose_dynimgs(augmented, self.layout))
+        # Group by group: all frames of a video at full size are 27 MB, and each copy of them costs.
+        videos = [
+            torch.stack([self._dynimg(group, augment, generator) for group in torch.from_numpy(frames).movedim(-1, -3)])
+            for frames in groups
+        ]
         counts = torch.tensor([len(video) for video in videos])
         return {"pixel_values_videos": torch.cat(videos), "dynimgs_per_video": counts}
 
-    def _place(self, frames: Tensor, augment: GroupAugment, generator: torch.Generator) -> Tensor:
-        if self._is_augmented:
-            return augment(frames, generator)
-        return augment.apply(frames, Crop(0, 0, frames.shape[-2], frames.shape[-1], flip=False))
+    def _dynimg(self, frames: Tensor, augment: GroupAugment, generator: torch.Generator) -> Tensor:
+        # One group (1 + N, 3, H, W), composed unless the model wants its frames apart.
+        height, width = frames.shape[-2:]
+        crop = augment.draw(height, width, generator) if self._is_augmented else Crop(0, 0, height, width, flip=False)
+        placed = augment.apply(frames, crop)
+        return placed if self._is_apart else compose_dynimgs(placed, self.layout)
 
 
 class _Slots:

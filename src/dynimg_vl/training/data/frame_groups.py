@@ -84,7 +84,8 @@ def load_frame_groups(
 
 def stack_groups(groups: Sequence[FrameGroup], frames: dict[int, np.ndarray]) -> np.ndarray:
     """Stack frames by their numbers into (G, 1 + N, H, W, 3)."""
-    return np.stack([np.stack([frames[number] for number in group.indices]) for group in groups])
+    stacked = np.stack([frames[number] for group in groups for number in group.indices])
+    return stacked.reshape(len(groups), -1, *stacked.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,7 +34,7 @@ class SampleStatus:
 
     Args:
         num_samples: of the whole data.
-        allowed_share: of the samples that may turn out broken before `mark` raises.
+        allowed_share: of the samples that may turn out broken.
     """
 
     def __init__(self, num_samples: int, allowed_share: float) -> None:
@@ -43,11 +43,17 @@ class SampleStatus:
 
     @property
     def states(self) -> torch.Tensor:
-        """Give the state of every sample (num_samples,) uint8: its place in `REASONS`.
-
-        Those of several training processes combine by their element-wise maximum.
-        """
+        """Give the state of every sample (num_samples,) uint8: its place in `REASONS`."""
         return self._states
+
+    def combined(self, states: torch.Tensor) -> "SampleStatus":
+        """Give what became of the samples in all of several training processes, from their states (.., num_samples).
+
+        A sample that one process could not use is broken, whatever the others made of it.
+        """
+        result = SampleStatus(len(self._states), self.allowed_share)
+        result._states.copy_(states.reshape(-1, len(self._states)).amax(0))
+        return result
 
     def mark(self, index: int, reason: str) -> None:
         """Note what became of a sample."""

@@ -111,7 +111,7 @@ def decode_picture(data: bytes, where: str) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            return np.array(picture.convert("RGB"))
+            return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except OSError as error:
         raise VideoError(f"{where}: a stored frame is damaged: {error}") from error
 

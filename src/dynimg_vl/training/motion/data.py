@@ -1,9 +1,12 @@
 """Batches of the motion world for training: pixels, dense targets, and questions packed behind one shared video.
 
-Shapes: B clips, P patches and K tokens of a DynImg of which some are kept, L positions of the packed text.
+Shapes: B clips of G DynImgs each, N prompt frames, P patches and K tokens of a DynImg of which some are kept, S pixels
+along a side, L positions of the packed text.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +15,37 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ...layout import DynImgLayout
-from ...motion.questions import FAMILIES, Exchange, ask_rates, clip_facts
+from ...model.configuration_dynimg import DynImgConfig
+from ...motion.paths import motion_labels
+from ...motion.plan import ask_planned, sample_planned, sharp
+from ...motion.questions import Exchange, ask_rates, clip_facts
 from ...motion.render import pixel_points, render, render_points
 from ...motion.textures import PictureBank
+from ...motion.wordings import ALL_FAMILIES
 from ...motion.world import Scenes, sample_scenes
 from .losses import MotionTargets, motion_targets
+from .settings import BatchPlan
 
 IGNORE = -100
+
+
+@dataclass(frozen=True)
+class View:
+    """Say how a model is shown a clip: the geometry of its DynImgs, how many, and `DynImgConfig.prompt_stage`."""
+
+    layout: DynImgLayout
+    num_dynimgs: int = 1
+    prompt_stage: str = "before"
+
+    @classmethod
+    def of(cls, config: DynImgConfig) -> "View":
+        """Read it off a model's configuration."""
+        return cls(config.layout, config.num_dynimgs, config.prompt_stage)
+
+    @property
+    def is_apart(self) -> bool:
+        """Tell whether each frame is a picture of its own, and none is composed."""
+        return self.prompt_stage == "after"
 
 
 @dataclass
@@ -42,15 +69,19 @@ class PackedText:
             (B, 1, num_shared + L, num_shared + L) bool; shared positions see each other in order.
         """
         num, length = self.ids.shape
-        block = torch.cat((torch.zeros(num, num_shared, dtype=torch.long), self.block), 1)
-        causal = torch.ones(num_shared + length, num_shared + length, dtype=torch.bool).tril()
+        block = torch.cat((self.block.new_zeros(num, num_shared), self.block), 1)
+        causal = self.block.new_ones(num_shared + length, num_shared + length, dtype=torch.bool).tril()
         same = (block[:, :, None] == block[:, None]) | (block[:, None] == 0)
         return (causal & same)[:, None]
 
 
 @dataclass
 class MotionBatch:
-    """Hold one training batch: pixels (B, 3, S, S) uint8, kept tokens (K',) by number in the grid, truth and text."""
+    """Hold one training batch: pixels (B * G, 3, S, S) uint8, kept tokens (K',) by number in the grid, truth and text.
+
+    Where frames are apart, pixels are (B * G, 1 + N, 3, S, S). Targets are those of the B * G DynImgs, one after the
+    other; camera and direction, (B,), and the text are about whole clips.
+    """
 
     pixels: Tensor
     keep_tokens: Tensor
@@ -58,6 +89,22 @@ class MotionBatch:
     camera_id: Tensor
     direction_id: Tensor
     text: PackedText | None
+
+    def as_inputs(self) -> dict[str, Any]:
+        """Give the batch as nested dicts of tensors, which any trainer can move to a device."""
+        nested = {name: None if part is None else vars(part) for name, part in self._parts().items()}
+        return {**vars(self), **nested}
+
+    @classmethod
+    def from_inputs(cls, inputs: Mapping[str, Any]) -> "MotionBatch":
+        """Take `as_inputs` back."""
+        batch = cls(**inputs)
+        batch.targets = None if batch.targets is None else MotionTargets(**inputs["targets"])
+        batch.text = None if batch.text is None else PackedText(**inputs["text"])
+        return batch
+
+    def _parts(self) -> dict[str, MotionTargets | PackedText | None]:
+        return {"targets": self.targets, "text": self.text}
 
 
 class Packer:
@@ -98,7 +145,7 @@ class Packer:
             labels += [IGNORE] * cut + tokens[cut:]
             block += [1 if is_chat else number] * len(tokens)
             offset += range(start, start + len(tokens))
-            family += [FAMILIES.index(exchange.family)] * len(tokens)
+            family += [ALL_FAMILIES.index(exchange.family)] * len(tokens)
         return ids, labels, block, offset, family
 
     def _tokens(self, exchange: Exchange, is_later_turn: bool) -> tuple[list[int], int]:
@@ -112,25 +159,47 @@ class Packer:
         return self._cache[key]
 
 
-def prompt_times(num: int, generator: torch.Generator) -> Tensor:
-    """Draw times (num, 4) of four prompt frames in units of the gap, two on each side of the keyframe.
+def prompt_times(num: int, generator: torch.Generator, num_prompt_frames: int = 4) -> Tensor:
+    """Draw times (num, N) of prompt frames in units of the gap, half before and half after the keyframe, which is at 0.
 
-    What the selection does on files: evenly spaced candidates put them anywhere from (1/4, 3/4) to (1/2, 1) of a gap,
-    I-frames lie where they lie (jitter), and the keyframe is not in the middle of the clip (one side longer). Where a
-    file has very few I-frames, candidates crowd behind each of them: every fourth clip has times anywhere.
+    What the selection does on files: evenly spaced candidates put four of them anywhere from (1/4, 3/4) to (1/2, 1) of
+    a gap, I-frames lie where they lie (jitter), and the keyframe is not in the middle of the clip (one side longer).
+    Where a file has very few I-frames, candidates crowd behind each of them: every fourth clip has times anywhere.
     """
+    before = num_prompt_frames // 2
+    after = num_prompt_frames - before
 
     def uniform(low: float, high: float, columns: int = 1) -> Tensor:
         return torch.rand(num, columns, generator=generator) * (high - low) + low
 
+    def side(count: int) -> Tensor:
+        return (near + torch.arange(count) * gap) * (2 / max(count, 1))
+
     near = uniform(0.22, 0.55)
-    far = near + uniform(0.25, 0.5)
+    gap = uniform(0.25, 0.5)
     shift = uniform(-0.15, 0.15)
-    jitter = torch.randn(num, 4, generator=generator) * torch.where(uniform(0, 1) < 0.7, 0.02, 0.07)
-    left = (torch.cat((-far, -near), 1) * (1 + shift) + jitter[:, :2]).clamp(-1.0, -0.06).sort(1).values
-    right = (torch.cat((near, far), 1) * (1 - shift) + jitter[:, 2:]).clamp(0.06, 1.0).sort(1).values
-    anywhere = torch.cat((-uniform(0.06, 1.0, 2), uniform(0.06, 1.0, 2)), 1).sort(1).values
+    spread = torch.randn(num, num_prompt_frames, generator=generator)
+    jitter = spread * torch.where(uniform(0, 1) < 0.7, 0.02, 0.07)
+    left = (-side(before).flip(1) * (1 + shift) + jitter[:, :before]).clamp(-1.0, -0.06).sort(1).values
+    right = (side(after) * (1 - shift) + jitter[:, before:]).clamp(0.06, 1.0).sort(1).values
+    anywhere = torch.cat((-uniform(0.06, 1.0, before), uniform(0.06, 1.0, after)), 1).sort(1).values
     return torch.where(uniform(0, 1) < 0.25, anywhere, torch.cat((left, right), 1))
+
+
+def frame_times(num: int, view: View, generator: torch.Generator) -> Tensor:
+    """Draw the times (num, G, 1 + N) of all frames of clips from -1 to 1: keyframe, then prompt frames in time order.
+
+    Keyframes lie in the middles of G equal segments, as `select_frame_groups` has them; prompt frames between a
+    keyframe and its neighbours, or the ends of the clip. With one DynImg, the keyframe is about 0.
+    """
+    count = view.num_dynimgs
+    middles = (2 * torch.arange(count) + 1) / count - 1
+    bounds = torch.cat((torch.tensor([-1.0]), middles, torch.tensor([1.0])))
+    prompts = prompt_times(num * count, generator, view.layout.num_prompt_frames).unflatten(0, (num, count))
+    # The keyframe of a file is the nearest candidate to the middle, which may lie beside it.
+    beside = (torch.randn(num * count, 1, generator=generator) * 0.03).clamp(-0.08, 0.08).unflatten(0, (num, count))
+    reach = torch.where(prompts < 0, (middles - bounds[:-2])[:, None], (bounds[2:] - middles)[:, None])
+    return torch.cat((beside / count, prompts * reach), 2) + middles[:, None]
 
 
 def draw_dynimgs(
@@ -161,10 +230,23 @@ def draw_dynimgs(
         top, left = kept // layout.token_grid, kept % layout.token_grid
         points = pixel_points((tile.height, tile.width)).view(tile.height, tile.width, 2)
         points = points.unflatten(1, (-1, cell)).unflatten(0, (-1, cell)).transpose(1, 2)[top, left]
-        drawn = render_points(scenes, bank.large, times[:, :1], points.flatten(0, 2), tile.width, generator)
+        drawn = render_points(sharp(scenes), bank.large, times[:, :1], points.flatten(0, 2), tile.width, generator)
         cells = pixels.unflatten(3, (-1, cell)).unflatten(2, (-1, cell))
         cells[:, :, top, :, left] = drawn[:, 0].view(num, len(kept), cell, cell, 3).permute(1, 0, 4, 2, 3)
     return pixels.mul_(255).round_().to(torch.uint8)
+
+
+def draw_frames(
+    scenes: Scenes, bank: PictureBank, times: Tensor, layout: DynImgLayout, generator: torch.Generator
+) -> Tensor:
+    """Render frames at `times` (B, 1 + N), each at the size of a whole DynImg: (B, 1 + N, 3, S, S) uint8."""
+    size = (layout.image_size, layout.image_size)
+    if bool(scenes.exposure.any()):
+        parts = ((sharp(scenes), times[:, :1]), (scenes, times[:, 1:]))
+        frames = torch.cat([render(part, bank, when, size, generator) for part, when in parts], 1)
+    else:
+        frames = render(scenes, bank, times, size, generator)
+    return frames.mul_(255).round_().to(torch.uint8)
 
 
 def tile_tokens(layout: DynImgLayout, rank: int) -> Tensor:
@@ -181,70 +263,100 @@ def choose_tokens(layout: DynImgLayout, num_keyframe_tokens: int, generator: tor
     return torch.cat([chosen, *strip]).sort().values
 
 
-@dataclass(frozen=True)
-class BatchPlan:
-    """Say what a stage's batches hold; see `recipes/motion_cpu.yaml`."""
-
-    batch_size: int
-    num_keyframe_tokens: int
-    num_questions: int
-    camera_share: float = 0.4
-
-
 class MotionDataset(Dataset):
-    """Give batch number `index` as a pure function of the seed and the number, up to the pictures at hand.
+    """Give the batches of one stage; number `index` is a pure function of the seed, the number and the pictures.
 
-    Each process refreshes its own bank of procedural pictures as it goes: one new picture for every four batches.
+    Args:
+        plan: what a batch holds.
+        view: how the model is shown a clip.
+        num_batches: of the stage.
+        seed: of the stage.
+        tokenizer: of the model; None leaves text away.
+        bank: the pictures, where `draw` is given none.
+        chat_share: see `Packer`.
+        vary: ask in many ways; False takes the first wording of each question.
     """
 
     def __init__(
         self,
         plan: BatchPlan,
-        layout: DynImgLayout,
-        bank: PictureBank,
+        view: View,
         num_batches: int,
         seed: int,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        refresh: bool = True,
+        bank: PictureBank | None = None,
         chat_share: float = 0.15,
         vary: bool = True,
     ) -> None:
-        self.plan, self.layout, self.bank = plan, layout, bank
-        self.num_batches, self.seed, self.refresh, self.vary = num_batches, seed, refresh, vary
-        self.rates = ask_rates(plan.camera_share) if plan.num_questions else None
+        self.plan, self.view, self.bank = plan, view, bank
+        self.num_batches, self.seed, self.vary = num_batches, seed, vary
+        self.rates = ask_rates(plan.camera_share) if plan.num_questions and plan.world is None else None
         self.packer = Packer(tokenizer, chat_share) if tokenizer is not None else None
 
     def __len__(self) -> int:
         return self.num_batches
 
     def __getitem__(self, index: int) -> MotionBatch:
-        """Draw one batch."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        if self.refresh and index % 4 == 0:
-            self.bank.refresh(1, generator)
-        plan, layout = self.plan, self.layout
-        # Some more than needed where questions are asked: not every clip gets one.
-        num = plan.batch_size + (plan.batch_size // 4 + 4 if plan.num_questions else 0)
-        scenes = sample_scenes(num, len(self.bank), generator, plan.camera_share)
-        exchanges: list[list[Exchange]] = []
-        rng = np.random.default_rng(self.seed * 1_000_003 + index)
-        if self.rates is not None:
-            exchanges = [self.rates.ask(facts, plan.num_questions, rng, vary=self.vary) for facts in clip_facts(scenes)]
-            asked = [number for number, clip in enumerate(exchanges) if clip][: plan.batch_size]
-            scenes, exchanges = scenes.rows(torch.tensor(asked)), [exchanges[number] for number in asked]
-        times = prompt_times(len(scenes), generator)[:, : layout.num_prompt_frames]
-        times = torch.cat((torch.zeros(len(scenes), 1), times), 1)
-        keep = choose_tokens(layout, plan.num_keyframe_tokens, generator)
+        """Draw one batch over the bank."""
+        if self.bank is None:
+            raise ValueError("this dataset has no pictures of its own; use draw")
+        return self.draw(index, self.bank)
+
+    def draw(self, index: int, bank: PictureBank) -> MotionBatch:
+        """Draw one batch over the given pictures."""
+        plan, seed = self.plan, self.seed * 1_000_003 + index
+        generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+        scenes, exchanges = self._draw_clips(len(bank), generator, rng)
+        times = frame_times(len(scenes), self.view, generator)
+        if plan.world is not None and plan.num_questions:
+            exchanges = ask_planned(plan.world, scenes, times, plan.num_questions, rng, self.vary)
+        keep = choose_tokens(self.view.layout, plan.num_keyframe_tokens, generator)
         text = None
         if exchanges and self.packer is not None:
             text = self.packer.pack(exchanges, rng)
-        moves = scenes.moves
+        pixels, targets = self._draw_pixels(scenes, times, bank, keep, generator)
+        labels = motion_labels(scenes.kind_id, scenes.direction_id)
+        active = scenes.present & (labels > 0)
         return MotionBatch(
-            pixels=draw_dynimgs(scenes, self.bank, times, layout, keep, generator),
+            pixels=pixels,
             keep_tokens=keep,
-            targets=motion_targets(scenes, times, layout) if layout.num_prompt_frames else None,
-            # Unknown (-100) where the picture does not tell: a plain background, or not exactly one moving object.
+            targets=targets,
+            # Unknown (-100) where the picture does not tell: a plain background, or not one object that does something.
             camera_id=torch.where(scenes.flat, IGNORE, scenes.camera_id),
-            direction_id=torch.where(moves.sum(1) == 1, (scenes.direction_id * moves).amax(1), IGNORE),
+            direction_id=torch.where(active.sum(1) == 1, (labels * active).amax(1), IGNORE),
             text=text,
         )
+
+    def _draw_clips(
+        self, num_pictures: int, generator: torch.Generator, rng: np.random.Generator
+    ) -> tuple[Scenes, list[list[Exchange]]]:
+        plan = self.plan
+        if plan.world is not None:
+            return sample_planned(plan.batch_size, num_pictures, generator, plan.world), []
+        # Some more than needed where questions are asked: not every clip gets one.
+        num = plan.batch_size + (plan.batch_size // 4 + 4 if plan.num_questions else 0)
+        scenes = sample_scenes(num, num_pictures, generator, plan.camera_share)
+        if self.rates is None:
+            return scenes, []
+        share = plan.choice_share if self.vary else 0.0
+        exchanges = [
+            self.rates.ask(facts, plan.num_questions, rng, vary=self.vary, choice_share=share)
+            for facts in clip_facts(scenes)
+        ]
+        asked = [number for number, clip in enumerate(exchanges) if clip][: plan.batch_size]
+        return scenes.rows(torch.tensor(asked)), [exchanges[number] for number in asked]
+
+    def _draw_pixels(
+        self, scenes: Scenes, times: Tensor, bank: PictureBank, keep: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, MotionTargets | None]:
+        # A DynImg is drawn like a clip of its own that happens to be that of its neighbours.
+        view, count = self.view, times.shape[1]
+        if count > 1:
+            scenes = scenes.rows(torch.arange(len(scenes)).repeat_interleave(count))
+        times = times.flatten(0, 1)
+        if view.is_apart:
+            pixels = draw_frames(scenes, bank, times, view.layout, generator)
+        else:
+            pixels = draw_dynimgs(scenes, bank, times, view.layout, keep, generator)
+        has_prompts = view.layout.num_prompt_frames > 0
+        return pixels, motion_targets(scenes, times, view.layout, view.is_apart) if has_prompts else None

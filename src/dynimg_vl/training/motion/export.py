@@ -1,21 +1,10 @@
-"""From a training checkpoint to a model folder that `from_pretrained` reads: half precision, tokenizer, processor."""
+"""From a trained model to a folder that `from_pretrained` reads: half precision, tokenizer, processor."""
 
 from pathlib import Path
 
-import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from ...model import DynImgForConditionalGeneration, DynImgProcessor
-from .trainer import MotionRecipe, build_model
-
-
-def load_checkpoint(
-    recipe: MotionRecipe, path: Path, tokenizer: PreTrainedTokenizerBase
-) -> DynImgForConditionalGeneration:
-    """Make the model of a recipe with the weights of a checkpoint, in float32."""
-    model = build_model(recipe, tokenizer)
-    model.load_state_dict(torch.load(path, weights_only=True)["model"])
-    return model.eval()
 
 
 def export_model(model: DynImgForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layout import DynImgLayout
+from ...motion.paths import LABELS, is_shown
 from ...motion.render import match_points, pixel_points, truth_at
-from ...motion.world import COLOURS, Scenes, object_centres
+from ...motion.world import CAMERA_KINDS, COLOURS, SHAPES, Scenes, object_centres
 
 FLOW_SCALE = 0.3
 """Velocities are regressed in units of 0.3 screens per gap, about their median."""
@@ -29,8 +30,8 @@ class MotionTargets:
 
     flow (B, P, 2), flow_weight (B, P), match (2, B, P, 2) the place of the content in the next [0] and previous [1]
     prompt frame, in screens, match_weight (2, B, P), frame (2, P) the rank of that prompt frame, covered (B, P) bool,
-    kind (B, P) what covers the patch (0: the background, 1: a textured object, then the colours), centre (B, P) bool,
-    whether the middle of an object lies in it.
+    kind (B, P) what covers the patch (0: the background, 1: a textured object, then the colours), shape (B, P) of what
+    covers it (0: the background), centre (B, P) bool, whether the middle of an object lies in it.
     """
 
     flow: Tensor
@@ -40,32 +41,36 @@ class MotionTargets:
     frame: Tensor
     covered: Tensor
     kind: Tensor
+    shape: Tensor
     centre: Tensor
 
 
-def frame_grids(layout: DynImgLayout) -> list[tuple[int, int]]:
-    """List rows and columns of patches of each frame, the keyframe first."""
+def frame_grids(layout: DynImgLayout, is_apart: bool = False) -> list[tuple[int, int]]:
+    """List rows and columns of patches of each frame, the keyframe first; `is_apart`: each has a picture of its own."""
+    if is_apart:
+        return [(layout.patch_grid, layout.patch_grid)] * len(layout.tiles)
     size = layout.patch_size
     return [(tile.height // size, tile.width // size) for tile in layout.pixel_tiles]
 
 
-def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout) -> MotionTargets:
+def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart: bool = False) -> MotionTargets:
     """Make the targets for clips whose frames are at `times` (B, 1 + N): keyframe, then prompt frames in time order."""
-    grids = frame_grids(layout)
+    grids = frame_grids(layout, is_apart)
     before = layout.num_prompt_frames // 2
     last = layout.num_prompt_frames - 1
-    flow, weight, covered, kind, centre = [], [], [], [], []
+    flow, weight, covered, kind, shape, centre = [], [], [], [], [], []
     places: list[list[Tensor]] = [[], []]
     seen: list[list[Tensor]] = [[], []]
     ranks: list[list[Tensor]] = [[], []]
     unchanging = scenes.cuts.isinf().all(1)
     for frame, grid in enumerate(grids):
-        points = pixel_points(grid)
+        points = pixel_points(grid).to(times.device)
         at = times[:, frame : frame + 1]
         truth = truth_at(scenes, at, points)
         flow.append(truth.velocity[:, 0])
         covered.append(truth.layer[:, 0] >= 0)
-        kind.append(_kinds(scenes, truth.layer[:, 0]))
+        kind.append(_of_cover(torch.where(scenes.textured, 1, 2 + scenes.colour_id), truth.layer[:, 0]))
+        shape.append(_of_cover(1 + scenes.shape_id, truth.layer[:, 0]))
         centre.append(_centres(scenes, at, grid))
         # Objects are few patches among many: three times the weight. A keyframe patch counts half, as there are many.
         weight.append((1 + 2 * covered[-1].float()) * unchanging[:, None] * (0.5 if frame == 0 else 1.0))
@@ -75,7 +80,7 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout) -> Motio
             found, visible = match_points(scenes, at, other, points)
             places[side].append(found[:, 0])
             seen[side].append(visible[:, 0] * weight[-1] * (0 <= rank <= last))
-            ranks[side].append(torch.full((len(points),), min(max(rank, 0), last)))
+            ranks[side].append(torch.full((len(points),), min(max(rank, 0), last), device=times.device))
     return MotionTargets(
         flow=torch.cat(flow, 1),
         flow_weight=torch.cat(weight, 1),
@@ -84,24 +89,24 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout) -> Motio
         frame=torch.stack([torch.cat(part) for part in ranks]),
         covered=torch.cat(covered, 1),
         kind=torch.cat(kind, 1),
+        shape=torch.cat(shape, 1),
         centre=torch.cat(centre, 1),
     )
 
 
-def _kinds(scenes: Scenes, layer: Tensor) -> Tensor:
-    # layer (B, P), -1 for the background -> 0 background, 1 textured, 2 + colour.
-    kinds = torch.where(scenes.textured, 1, 2 + scenes.colour_id)
-    return torch.cat((torch.zeros_like(kinds[:, :1]), kinds), 1).gather(1, layer + 1)
+def _of_cover(values: Tensor, layer: Tensor) -> Tensor:
+    # values (B, S) of the objects, layer (B, P) of the patches, -1 for the background -> (B, P), 0 for the background.
+    return torch.cat((torch.zeros_like(values[:, :1]), values), 1).gather(1, layer + 1)
 
 
 def _centres(scenes: Scenes, at: Tensor, grid: tuple[int, int]) -> Tensor:
     # The patches (B, rows * columns) of a frame that hold the middle of an object.
     places = object_centres(scenes, at)[:, 0]
-    size = torch.tensor([grid[1], grid[0]])
+    size = torch.tensor([grid[1], grid[0]], device=places.device)
     cell = (places * size).floor().long()
-    seen = scenes.present & ((cell >= 0) & (cell < size)).all(-1)
+    seen = scenes.present & is_shown(scenes.paths, at)[:, 0] & ((cell >= 0) & (cell < size)).all(-1)
     index = torch.where(seen, cell[..., 1] * grid[1] + cell[..., 0], grid[0] * grid[1])
-    marks = torch.zeros(len(scenes), grid[0] * grid[1] + 1, dtype=torch.bool)
+    marks = torch.zeros(len(scenes), grid[0] * grid[1] + 1, dtype=torch.bool, device=index.device)
     return marks.scatter(1, index, True)[:, :-1]
 
 
@@ -111,8 +116,8 @@ def bilinear_neighbours(places: Tensor, grid: tuple[int, int]) -> tuple[Tensor, 
     Returns:
         Patch numbers within the frame (..., 4), row by row, and their weights (..., 4), which add up to one.
     """
-    size = torch.tensor([grid[1], grid[0]], dtype=places.dtype)
-    exact = (places * size - 0.5).clamp(torch.zeros(2), size - 1)
+    size = torch.tensor([grid[1], grid[0]], dtype=places.dtype, device=places.device)
+    exact = (places * size - 0.5).clamp(torch.zeros_like(size), size - 1)
     low = exact.floor()
     part = exact - low
     low = low.long()
@@ -186,24 +191,26 @@ def watch_attention(block: nn.Module) -> Iterator[list[Tensor]]:
 class MotionHeads(nn.Module):
     """Read motion off ViT tokens with linear maps; used in training, never saved with the model."""
 
-    def __init__(self, width: int, num_cameras: int = 8, num_directions: int = 5) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.flow = nn.Linear(width, 2)
         self.covered = nn.Linear(width, 1)
         self.kind = nn.Linear(width, 2 + len(COLOURS))
+        self.shape = nn.Linear(width, 1 + len(SHAPES))
         self.centre = nn.Linear(width, 1)
-        self.camera = nn.Linear(width, num_cameras)
-        self.direction = nn.Linear(width, num_directions)
+        self.camera = nn.Linear(width, len(CAMERA_KINDS))
+        self.direction = nn.Linear(width, len(LABELS))
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Map tokens (B, Q, C) to predictions by name: flow, covered, kind, centre per token, the rest per clip."""
+        """Map tokens (B, Q, C) to predictions: flow, covered, kind, shape, centre per token, the rest per clip."""
         tokens = self.norm(tokens)
         mean = tokens.mean(1)
         return {
             "flow": self.flow(tokens),
             "covered": self.covered(tokens).squeeze(-1),
             "kind": self.kind(tokens),
+            "shape": self.shape(tokens),
             "centre": self.centre(tokens).squeeze(-1),
             "camera": self.camera(mean),
             "direction": self.direction(mean),

@@ -2,110 +2,164 @@
 
 The model is run part by part through its own modules, so that only the kept patches cost anything and several questions
 share one video. What comes out is what its own forward pass gives (a test compares them).
+
+Shapes: B clips of G DynImgs, Q encoded patches and K' kept tokens of each DynImg, C and D widths, L positions of text.
 """
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
+from ...errors import InputError
 from ...layout import DynImgLayout
 from ...model import DynImgForConditionalGeneration
-from ...motion.questions import FAMILIES
-from .data import IGNORE, MotionBatch, PackedText
-from .losses import MotionHeads, attention_loss, flow_loss, frame_grids, watch_attention
+from ...model.tile_encoding import encode_apart, frame_of_patches
+from ...motion.wordings import ALL_FAMILIES
+from .data import IGNORE, MotionBatch, PackedText, View
+from .losses import MotionHeads, MotionTargets, attention_loss, flow_loss, frame_grids, watch_attention
 
 ATTENTION_BLOCK = 1
 """The ViT block whose first two heads are supervised: the second."""
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """Weigh the losses against each other."""
-
-    text: float = 1.0
-    attention: float = 1.0
-    flow: float = 1.0
-    covered: float = 0.3
-    camera: float = 0.5
-    direction: float = 0.5
-    kind: float = 0.0
-    centre: float = 0.0
-
-
 def head_ids(tokenizer: PreTrainedTokenizerBase, num_tokens: int) -> Tensor:
-    """Give the ids that stand before the first question of a chat: the start of the turn and one video."""
+    """Give the ids that stand before the first question of a chat: the start of the turn and one video of so many."""
     video = "<|video_pad|>" * num_tokens
     return torch.tensor(tokenizer(f"<|im_start|>user\n<|vision_start|>{video}<|vision_end|>")["input_ids"])
 
 
-class MotionStep:
-    """Compute losses and exact matches of a model on batches.
+class MotionLearner(nn.Module):
+    """Hold all that learns, the model and the training-only heads, and compute losses and exact matches on batches.
 
     Args:
         model: the model to train.
         heads: training-only readers of ViT tokens.
         head: ids of the text up to the end of the (whole) video, see `head_ids`.
-        weights: of the losses.
+
+    Raises:
+        InputError: where the parts of the model cannot be run one by one, for its tokens mix frames, its positions are
+            interpolated, or several of its DynImgs are pooled to one.
     """
 
-    def __init__(
-        self, model: DynImgForConditionalGeneration, heads: MotionHeads, head: Tensor, weights: LossWeights
-    ) -> None:
-        self.model, self.heads, self.head, self.weights = model, heads, head, weights
+    head: Tensor
+    frame_rank: Tensor
+    frame_number: Tensor
+
+    def __init__(self, model: DynImgForConditionalGeneration, heads: MotionHeads, head: Tensor) -> None:
+        super().__init__()
+        self.model, self.heads = model, heads
         config = model.config
-        self.layout = config.layout
+        self.view, self.layout = View.of(config), config.layout
+        if not self.layout.is_exact:
+            raise InputError("data.world needs tokens of whole patches: a patch_grid that is a multiple of token_grid")
+        num_places = model.model.vision_tower.embeddings.position_embedding.num_embeddings
+        if num_places != config.patch_grid**2:
+            raise InputError(f"data.world needs an image_size of patch_grid * patch_size, {self.layout.image_size}")
+        if config.num_dynimgs > config.max_dynimgs:
+            raise InputError(f"data.world needs max_dynimgs of at least num_dynimgs, which is {config.num_dynimgs}")
         self.patches_per_token = config.patch_grid // config.token_grid
         self.num_layers = config.vision_feature_layer % (config.vision_config.num_hidden_layers + 1)
-        self.frame_rank = _frame_order(self.layout.patch_grid, frame_patches(self.layout))
+        if self.num_layers <= ATTENTION_BLOCK:
+            raise InputError(f"data.world needs a vision_feature_layer beyond {ATTENTION_BLOCK}")
+        self.register_buffer("head", head, persistent=False)
+        rank = _frame_order(self.layout.patch_grid, frame_patches(self.layout))
+        self.register_buffer("frame_rank", rank, persistent=False)
+        self.register_buffer("frame_number", frame_of_patches(self.layout), persistent=False)
+
+    def forward(
+        self,
+        pixels: Tensor,
+        keep_tokens: Tensor,
+        targets: dict[str, Tensor] | None,
+        camera_id: Tensor,
+        direction_id: Tensor,
+        text: dict[str, Tensor] | None,
+        weights: dict[str, float],
+    ) -> dict[str, Any]:
+        """Compute a batch as `MotionBatch.as_inputs` gives it, and the weights of the losses by name.
+
+        Returns:
+            `loss`, the losses by name in `losses`, and with text `correct` (B, L): which tokens were predicted.
+        """
+        inputs = {"pixels": pixels, "keep_tokens": keep_tokens, "targets": targets, "text": text}
+        batch = MotionBatch.from_inputs({**inputs, "camera_id": camera_id, "direction_id": direction_id})
+        losses, correct = self.losses(batch)
+        total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+        found = {"loss": total, "losses": {name: value.detach() for name, value in losses.items()}}
+        return found if correct is None else {**found, "correct": correct}
 
     def losses(self, batch: MotionBatch) -> tuple[dict[str, Tensor], Tensor | None]:
         """Give the losses by name, and for each text position whether its token was predicted (None without text)."""
-        features, scores = self.encode(batch.pixels, batch.keep_tokens)
-        read = {name: value.float() for name, value in self.heads(features).items()}
-        losses = {}
-        if batch.targets is not None:
-            keep = self.frame_rank[self.kept_patches(batch.keep_tokens)]
-            losses["attention"] = attention_loss(scores, batch.targets, self.layout, keep)
-            losses["flow"] = flow_loss(read["flow"], batch.targets, keep)
-            covered = batch.targets.covered[:, keep].float()
-            losses["covered"] = F.binary_cross_entropy_with_logits(read["covered"], covered)
-            losses["kind"] = F.cross_entropy(read["kind"].flatten(0, 1), batch.targets.kind[:, keep].flatten())
-            # One patch in a hundred holds a centre.
-            centre = batch.targets.centre[:, keep].float()
-            losses["centre"] = F.binary_cross_entropy_with_logits(read["centre"], centre, pos_weight=torch.tensor(8.0))
-            losses["camera"] = _known_cross_entropy(read["camera"], batch.camera_id)
-            losses["direction"] = _known_cross_entropy(read["direction"], batch.direction_id)
+        features, visual, scores = self.encode(batch.pixels, batch.keep_tokens)
+        losses = {} if batch.targets is None else self.dense_losses(features, scores, batch, batch.targets)
         correct = None
         if batch.text is not None:
-            losses["text"], correct = self.text_loss(self.project(features), batch.keep_tokens, batch.text)
+            visual = self.project(features) if visual is None else visual
+            visual = visual.unflatten(0, (-1, self.view.num_dynimgs)).flatten(1, 2)
+            losses["text"], correct = self.text_loss(visual, batch.keep_tokens, batch.text)
         return losses, correct
 
-    def total(self, losses: dict[str, Tensor]) -> Tensor:
-        """Add the losses up by weight."""
-        return torch.stack([getattr(self.weights, name) * value for name, value in losses.items()]).sum()
+    def dense_losses(
+        self, features: Tensor, scores: Tensor | None, batch: MotionBatch, targets: MotionTargets
+    ) -> dict[str, Tensor]:
+        """Give the losses on single patches and of the heads: features (B * G, Q, C), scores as in `encode`."""
+        read = {name: value.float() for name, value in self.heads(features).items()}
+        keep = torch.arange(features.shape[1], device=features.device)
+        if not self.view.is_apart:
+            keep = self.frame_rank[self.kept_patches(batch.keep_tokens)]
+        losses = {}
+        # Whoever sees no other frame cannot tell how anything moves.
+        if scores is not None:
+            losses["attention"] = attention_loss(scores, targets, self.layout, keep)
+            losses["flow"] = flow_loss(read["flow"], targets, keep)
+        losses["covered"] = F.binary_cross_entropy_with_logits(read["covered"], targets.covered[:, keep].float())
+        losses["kind"] = F.cross_entropy(read["kind"].flatten(0, 1), targets.kind[:, keep].flatten())
+        losses["shape"] = F.cross_entropy(read["shape"].flatten(0, 1), targets.shape[:, keep].flatten())
+        # One patch in a hundred holds a centre.
+        centre = targets.centre[:, keep].float()
+        losses["centre"] = F.binary_cross_entropy_with_logits(read["centre"], centre, pos_weight=centre.new_tensor(8.0))
+        if scores is not None:
+            for name, known in (("camera", batch.camera_id), ("direction", batch.direction_id)):
+                logits = read[name].unflatten(0, (-1, self.view.num_dynimgs)).mean(1)  # of the whole clip
+                losses[name] = _known_cross_entropy(logits, known)
+        return losses
 
     def kept_patches(self, keep_tokens: Tensor) -> Tensor:
         """List the patches of the kept tokens by their number in the grid, token by token."""
         side, grid = self.patches_per_token, self.layout.patch_grid
         top = keep_tokens // self.layout.token_grid * side
         left = keep_tokens % self.layout.token_grid * side
-        inner = torch.arange(side)
+        inner = torch.arange(side, device=keep_tokens.device)
         rows = top[:, None, None] + inner[:, None]
         return (rows * grid + left[:, None, None] + inner).flatten()
 
-    def encode(self, pixels: Tensor, keep_tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the ViT on the patches of the kept tokens: features (B, Q, C) and scores (B, 2, Q, Q)."""
-        tower = self.model.model.vision_tower
+    def encode(self, pixels: Tensor, keep_tokens: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Run the ViT on the patches of the kept tokens; on all of them where frames are apart.
+
+        Returns:
+            Features (B * G, Q, C); the kept visual tokens (B * G, K', D) where they are no plain means of those, else
+            None; scores (B * G, 2, Q, Q) where patches of different frames see each other.
+        """
+        inner = self.model.model
+        tower = inner.vision_tower
+        values = pixels.float() / 127.5 - 1
+        if self.view.is_apart:
+            whole = inner.get_video_features(values, return_dict=True)
+            tokens = torch.stack(list(whole.pooler_output))[:, keep_tokens]
+            return whole.last_hidden_state.flatten(1, 2), tokens, None
         patches = self.kept_patches(keep_tokens)
-        embedded = tower.embeddings.patch_embedding(pixels.float() / 127.5 - 1).flatten(2).transpose(1, 2)
+        embedded = tower.embeddings.patch_embedding(values).flatten(2).transpose(1, 2)
         states = embedded[:, patches] + tower.embeddings.position_embedding.weight[patches]
+        layers = tower.encoder.layers[: self.num_layers]
+        if self.view.prompt_stage != "before":
+            return encode_apart(layers, states, self.frame_number[patches]), None, None
         with watch_attention(tower.encoder.layers[ATTENTION_BLOCK]) as scores:
-            for layer in tower.encoder.layers[: self.num_layers]:
+            for layer in layers:
                 states = layer(states, None)
-        return states, scores[0]
+        return states, None, scores[0]
 
     def project(self, features: Tensor) -> Tensor:
         """Turn features (B, Q, C) of whole tokens into visual tokens (B, K', D)."""
@@ -138,7 +192,9 @@ class MotionStep:
         coordinates = inner.position_ids(is_video[None], None)[:, 0]
         start = int(is_video.float().argmax())
         stop = start + int(is_video.sum())
-        kept = torch.cat((torch.arange(start), start + keep_tokens, torch.arange(stop, len(self.head))))
+        numbers = torch.arange(len(self.head), device=self.head.device)
+        firsts = start + self.layout.tokens_per_dynimg * torch.arange(self.view.num_dynimgs, device=numbers.device)
+        kept = torch.cat((numbers[:start], (firsts[:, None] + keep_tokens).flatten(), numbers[stop:]))
         shared = coordinates[:, kept]
         following = shared[3, -1] + 1 + text.offset.float()
         positions = torch.cat((shared[:, None].expand(-1, num, -1), following.expand(4, -1, -1)), 2)
@@ -157,7 +213,7 @@ def exact_matches(correct: Tensor, text: PackedText) -> dict[str, tuple[int, int
         there = part.any(1)
         right = (correct | ~part).all(1)[there]
         family = torch.where(part, text.family, -1).amax(1)[there]
-        for index, name in enumerate(FAMILIES):
+        for index, name in enumerate(ALL_FAMILIES):
             rows = family == index
             if rows.any():
                 old = counts.get(name, (0, 0))

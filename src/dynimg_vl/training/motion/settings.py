@@ -1,0 +1,276 @@
+"""What a recipe says about a run on the motion world: the world and the stages."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...motion.plan import WorldPlan
+from ...motion.world import CAMERA_SHARE
+from ..arguments import check_keys
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """Say where the pictures of the world come from and how it is asked about.
+
+    Args:
+        num_pictures: procedural pictures at hand.
+        refresh_every: batches after which a new picture takes the place of the oldest.
+        pictures: a folder of videos whose frames are the pictures instead.
+        pictures_per_video: how many frames of each.
+        chat_share: how many of the clips have their questions as turns of one chat.
+        validation_pictures: procedural pictures that training never sees.
+        validation_batches: how many batches over those a validation takes.
+        seed: of everything drawn.
+    """
+
+    num_pictures: int = 800
+    refresh_every: int = 4
+    pictures: Path | None = None
+    pictures_per_video: int = 12
+    chat_share: float = 0.15
+    validation_pictures: int = 120
+    validation_batches: int = 10
+    seed: int = 0
+
+    @classmethod
+    def from_values(cls, values: Any, seed: int) -> "WorldSettings":
+        """Read the settings from `data.world` of a recipe.
+
+        Raises:
+            InputError: where a key is unknown or a value is not possible.
+        """
+        given = read_fields(cls, values if values is not None else {}, "data.world")
+        if given.get("pictures") is not None:
+            given["pictures"] = Path(str(given["pictures"]))
+        settings = cls(**{"seed": seed, **given})
+        for name in ("num_pictures", "refresh_every", "pictures_per_video", "validation_pictures"):
+            _check_least(name, getattr(settings, name), 1, "data.world")
+        _check_least("validation_batches", settings.validation_batches, 0, "data.world")
+        _check_share("chat_share", settings.chat_share, "data.world")
+        return settings
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Say what a stage's batches hold; see `recipes/motion_cpu.yaml`.
+
+    With `world`, clips and questions are those of a planned world, and the two shares have no meaning.
+    """
+
+    batch_size: int
+    num_keyframe_tokens: int
+    num_questions: int
+    camera_share: float = CAMERA_SHARE
+    choice_share: float = 0.0
+    world: WorldPlan | None = None
+
+    @classmethod
+    def from_values(cls, values: Any, where: str) -> "BatchPlan":
+        """Read a plan.
+
+        Raises:
+            InputError: where a key is unknown or missing, or a value is not possible.
+        """
+        given = read_fields(cls, values, where)
+        if "world" in given:
+            given["world"] = WorldPlan.from_values(given["world"], f"{where}.world")
+        return cls(**given)
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weigh the losses against each other: text and attention, and those of the linear heads."""
+
+    text: float = 1.0
+    attention: float = 1.0
+    flow: float = 1.0
+    covered: float = 0.3
+    camera: float = 0.5
+    direction: float = 0.5
+    kind: float = 0.0
+    shape: float = 0.0
+    centre: float = 0.0
+
+    def scaled(self, attention: float, heads: float) -> "LossWeights":
+        """Multiply the weight of the attention loss and those of the heads; text is left."""
+        factors = {"text": 1.0, "attention": attention}
+        return LossWeights(**{name: value * factors.get(name, heads) for name, value in vars(self).items()})
+
+
+OF_MOTION = ("attention", "flow", "camera", "direction")
+"""Losses of which the answer lies in more than one frame."""
+DENSE = (*OF_MOTION, "covered", "kind", "shape", "centre")
+"""All losses but that on text; without prompt frames there are none."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Hold one stage: how many steps of what batches, the losses, and how far the learning rate falls."""
+
+    name: str
+    steps: int
+    batch: BatchPlan
+    losses: LossWeights = field(default_factory=LossWeights)
+    warmup_steps: int = 60
+    rate: float = 1.0
+    constant_share: float = 1.0
+    final_rate: float = 0.02
+
+    def rate_at(self, step: int) -> float:
+        """Give the factor on all learning rates: warm-up, constant, then linear to `final_rate`."""
+        done = step / self.steps
+        falling = 1.0
+        if done > self.constant_share:
+            falling = 1 - (1 - self.final_rate) * (done - self.constant_share) / (1 - self.constant_share)
+        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return self.rate * warm * falling
+
+    @classmethod
+    def from_values(cls, values: Any, where: str) -> "Stage":
+        """Read one stage.
+
+        Raises:
+            InputError: where a key is unknown or missing, or a value is not possible.
+        """
+        given = read_fields(cls, values, where)
+        given["batch"] = BatchPlan.from_values(given["batch"], f"{where}.batch")
+        if "losses" in given:
+            given["losses"] = LossWeights(**read_fields(LossWeights, given["losses"], f"{where}.losses"))
+        stage = cls(**given)
+        _check_least("steps", stage.steps, 1, where)
+        _check_least("warmup_steps", stage.warmup_steps, 0, where)
+        _check_least("batch_size", stage.batch.batch_size, 1, f"{where}.batch")
+        for name in ("num_keyframe_tokens", "num_questions"):
+            _check_least(name, getattr(stage.batch, name), 0, f"{where}.batch")
+        for name in ("camera_share", "choice_share"):
+            _check_share(name, getattr(stage.batch, name), f"{where}.batch")
+        _check_share("constant_share", stage.constant_share, where)
+        if stage.batch.num_questions == 0 and stage.losses.text:
+            raise InputError(f"{where}: without questions there is no loss on text; set losses: {{text: 0.0}}")
+        return stage
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Hold the stages of a run, one after the other."""
+
+    stages: tuple[Stage, ...]
+
+    @classmethod
+    def from_values(cls, values: Any) -> "Schedule":
+        """Read `stages` of a recipe, a list.
+
+        Raises:
+            InputError: where it is no list, is empty, or something in a stage is not as it has to be.
+        """
+        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+            raise InputError(f"stages must be a list of at least one stage, got {values!r}")
+        names = [_name(value, index) for index, value in enumerate(values)]
+        if len(set(names)) < len(names):
+            raise InputError(f"stages: two have the same name; they are {', '.join(names)}")
+        pairs = zip(names, values, strict=True)
+        return cls(tuple(Stage.from_values({"name": name, **value}, f"stages.{name}") for name, value in pairs))
+
+    def scaled(self, attention: float, heads: float) -> "Schedule":
+        """Multiply the weights of the training-only losses in all stages."""
+        return Schedule(tuple(replace(each, losses=each.losses.scaled(attention, heads)) for each in self.stages))
+
+    def check_stage(self, prompt_stage: str) -> None:
+        """Make sure that every stage has something to learn, given where prompt frames meet the keyframe.
+
+        Raises:
+            InputError: where a loss asks for what patches cannot see, or a stage has no loss or shows nothing.
+        """
+        vain = {"before": (), "none": DENSE}.get(prompt_stage, OF_MOTION)
+        for stage in self.stages:
+            if not any(vars(stage.losses).values()):
+                raise InputError(f"stages.{stage.name}: all losses are 0, so that nothing would learn; leave it out")
+            asked = [name for name in vain if getattr(stage.losses, name)]
+            if asked:
+                raise InputError(
+                    f"stages.{stage.name}: no patch sees another frame with prompt_stage: {prompt_stage}, so "
+                    f"{', '.join(asked)} cannot be learnt; give losses of 0, or --motion_attention_loss 0 "
+                    "--motion_heads_loss 0"
+                )
+            if prompt_stage == "none" and stage.batch.num_keyframe_tokens == 0:
+                raise InputError(f"stages.{stage.name}: without prompt frames, num_keyframe_tokens must be at least 1")
+
+    @property
+    def ends(self) -> list[int]:
+        """List after how many steps of the run each stage is over."""
+        return list(accumulate(stage.steps for stage in self.stages))
+
+    @property
+    def num_steps(self) -> int:
+        """Count the steps of the whole run."""
+        return self.ends[-1]
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """Find a step of the run, from 0: the index of its stage and its number within that; past the end, the last."""
+        step = min(step, self.num_steps - 1)
+        index = sum(step >= end for end in self.ends)
+        return index, step - ([0, *self.ends][index])
+
+    def rate_at(self, step: int) -> float:
+        """Give the factor on all learning rates at a step of the run."""
+        index, within = self.locate(step)
+        return self.stages[index].rate_at(within)
+
+
+def read_fields(kind: Any, values: Any, where: str) -> dict[str, Any]:
+    """Check values for a dataclass of numbers: known names, all that are needed, and numbers where it has numbers.
+
+    Raises:
+        InputError: where they are not so.
+    """
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where} must have keys, got {values!r}")
+    fields = {each.name: each for each in dataclasses.fields(kind)}
+    check_keys(values, fields, where)
+    needed = [
+        name
+        for name, each in fields.items()
+        if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+    ]
+    for name in needed:
+        if values.get(name) is None:
+            raise InputError(f"{where}: {name} is missing")
+    return {
+        name: _number(value, fields[name].type, f"{where}: {name}")
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _number(value: Any, kind: Any, where: str) -> Any:
+    if kind not in (int, float):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    # A rate may be written as YAML takes for text: 1e-3.
+    if isinstance(value, bool) or number != number or (kind is int and number != int(number)):
+        raise InputError(f"{where} must be a {'whole ' if kind is int else ''}number, got {value!r}")
+    return kind(number)
+
+
+def _name(values: Any, index: int) -> str:
+    if not isinstance(values, Mapping):
+        raise InputError(f"stages.{index} must have keys, got {values!r}")
+    return str(values.get("name") or index)
+
+
+def _check_least(name: str, value: int, least: int, where: str) -> None:
+    if value < least:
+        raise InputError(f"{where}: {name} must be at least {least}, got {value}")
+
+
+def _check_share(name: str, value: float, where: str) -> None:
+    if not 0 <= value <= 1:
+        raise InputError(f"{where}: {name} must be a share from 0 to 1, got {value:g}")
