@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 MAX_NEW_TOKENS = 64
 
+LOADING = ("device", "dtype", "num_prompt_frames", "quantize")
+"""Options of `load_pretrained`."""
+
 
 def embedded_model() -> Path:
     """Give the folder of the model that ships inside the package: small, trained on procedural motion."""
@@ -35,10 +38,27 @@ def answer(video: Any, question: str, model: str | Path | None = None, **options
     Raises:
         InputError: where the video cannot be read, the folder holds no model, or an option does not fit.
     """
-    loading = {name: options.pop(name) for name in ("device", "dtype", "num_prompt_frames") if name in options}
+    loading = {name: options.pop(name) for name in LOADING if name in options}
     max_new_tokens = options.pop("max_new_tokens", MAX_NEW_TOKENS)
     answerer = Answerer.from_pretrained(model, **loading)
     return answerer.start(answerer.look(video, **options)).ask(question, max_new_tokens=max_new_tokens).text
+
+
+def check_words(tokenizer: Any, words: str, what: str = "question") -> None:
+    """Make sure that words can be put to a model: not empty, valid text, and without its special tokens.
+
+    Raises:
+        InputError: where they cannot; `what` names them.
+    """
+    if not isinstance(words, str) or not words.strip():
+        hint = "; ask something, for example: Which way does the object move?" if what == "question" else ""
+        raise InputError(f"the {what} is empty{hint}")
+    if any("\ud800" <= letter <= "\udfff" for letter in words):
+        raise InputError(f"the {what} is not valid text (UTF-8); type it again")
+    # In a question these would be read as what they are: the end of the turn, a video, somebody else's words.
+    for token in tokenizer.added_tokens_decoder.values():
+        if token.special and str(token) in words:
+            raise InputError(f"the {what} holds {token}, a token that steers the model; leave it out")
 
 
 @dataclass(frozen=True)
@@ -102,16 +122,9 @@ class Conversation:
         return reply
 
     def _check(self, question: str, max_new_tokens: int) -> None:
-        if not isinstance(question, str) or not question.strip():
-            raise InputError("the question is empty; ask something, for example: Which way does the object move?")
+        check_words(self.answerer.processor.tokenizer, question)
         if max_new_tokens < 1:
             raise InputError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        if any("\ud800" <= letter <= "\udfff" for letter in question):
-            raise InputError("the question is not valid text (UTF-8); type it again")
-        # In a question these would be read as what they are: the end of the turn, a video, somebody else's words.
-        for token in self.answerer.processor.tokenizer.added_tokens_decoder.values():
-            if token.special and str(token) in question:
-                raise InputError(f"the question holds {token}, a token that steers the model; leave it out")
 
     def _generate(self, messages: list[dict[str, Any]], max_new_tokens: int) -> Reply:
         import torch

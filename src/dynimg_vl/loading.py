@@ -1,5 +1,6 @@
 """From a video file to composed DynImgs in one call, without torch: index, select, read and place (Section 3.1)."""
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from .layout import DynImgLayout
 from .video.container import MAX_FRAMES, MAX_PIXELS, Limits
 from .video.decoding import FalseIFramesError
 from .video.index import FrameIndex, Sampling, VideoLike, open_index
+from .video.pixels import Size
 from .video.reader import Reading, read_sizes
 from .video.selection import FrameGroup, check_request, choose_policy, sampling_seconds, select_frame_groups
 
@@ -87,10 +89,50 @@ def load_dynimgs(
         VideoError: where the video cannot be opened or nothing in it can be decoded.
     """
     layout = layout or DynImgLayout()
-    counts = {"num_dynimgs": num_dynimgs, "num_prompt_frames": layout.num_prompt_frames}
-    check_request(**counts, policy=policy, clip=clip)
     sizes = [tile.size if compose else (layout.image_size, layout.image_size) for tile in layout.pixel_tiles]
-    limits = Limits(max_pixels, max_frames)
+
+    def wanted(index: FrameIndex, groups: list[FrameGroup]) -> dict[int, set[Size]]:
+        frames: dict[int, set[Size]] = {}
+        for group in groups:
+            for number, size in zip(group.indices, sizes, strict=True):
+                frames.setdefault(number, set()).add(size)
+        return frames
+
+    index, chosen, groups, reading = read_frame_groups(
+        video, wanted, num_dynimgs, layout.num_prompt_frames, policy=policy, clip=clip, rng=rng, fps=fps,
+        limits=Limits(max_pixels, max_frames),
+    )  # fmt: skip
+    side = layout.image_size
+    pixels = np.empty((num_dynimgs, 3, side, side) if compose else (num_dynimgs, len(sizes), 3, side, side), np.uint8)
+    for dynimg, group in zip(pixels, groups, strict=True):
+        for rank, (number, tile) in enumerate(zip(group.indices, layout.pixel_tiles, strict=True)):
+            place = (slice(None), *tile.slices) if compose else rank
+            dynimg[place] = reading.pixels[number, sizes[rank]].transpose(2, 0, 1)
+    return DynImgs(pixels, tuple(groups), index, layout, chosen, len(reading.stand_ins))
+
+
+def read_frame_groups(
+    video: VideoLike,
+    wanted: Callable[[FrameIndex, list[FrameGroup]], Mapping[int, Collection[Size]]],
+    num_dynimgs: int,
+    num_prompt_frames: int,
+    *,
+    policy: str = "auto",
+    clip: tuple[float | None, float | None] | None = None,
+    rng: np.random.Generator | None = None,
+    fps: float | None = None,
+    limits: Limits | None = None,
+) -> tuple[FrameIndex, str, list[FrameGroup], Reading]:
+    """Index, select and read with one pass over as little of the video as that takes.
+
+    `wanted` says which frames of the groups to read, and at which sizes. The other arguments are those of
+    `load_dynimgs`, and so are the errors.
+
+    Returns:
+        The index (which may be partial), the policy that was followed, the frame groups and the frames.
+    """
+    counts = {"num_dynimgs": num_dynimgs, "num_prompt_frames": num_prompt_frames}
+    check_request(**counts, policy=policy, clip=clip)
 
     def suffices(index: FrameIndex) -> bool:
         return choose_policy(index, **counts, policy="auto", clip=clip) == "iframe"
@@ -100,20 +142,9 @@ def load_dynimgs(
         with open_index(video, fps=fps, complete=complete, sampling=sampling, limits=limits) as (index, packets):
             chosen = choose_policy(index, **counts, policy=policy, clip=clip)
             groups = select_frame_groups(index, **counts, policy=chosen, clip=clip, rng=rng)
-            wanted: dict[int, set[tuple[int, int]]] = {}
-            for group in groups:
-                for number, size in zip(group.indices, sizes, strict=True):
-                    wanted.setdefault(number, set()).add(size)
-            return index, chosen, groups, read_sizes(index, wanted, packets)
+            return index, chosen, groups, read_sizes(index, wanted(index, groups), packets)
 
     try:
-        index, chosen, groups, reading = read(complete=policy not in _FROM_IFRAMES)
+        return read(complete=policy not in _FROM_IFRAMES)
     except FalseIFramesError:
-        index, chosen, groups, reading = read(complete=True)
-    side = layout.image_size
-    pixels = np.empty((num_dynimgs, 3, side, side) if compose else (num_dynimgs, len(sizes), 3, side, side), np.uint8)
-    for dynimg, group in zip(pixels, groups, strict=True):
-        for rank, (number, tile) in enumerate(zip(group.indices, layout.pixel_tiles, strict=True)):
-            place = (slice(None), *tile.slices) if compose else rank
-            dynimg[place] = reading.pixels[number, sizes[rank]].transpose(2, 0, 1)
-    return DynImgs(pixels, tuple(groups), index, layout, chosen, len(reading.stand_ins))
+        return read(complete=True)

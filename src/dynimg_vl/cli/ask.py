@@ -6,25 +6,23 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from logging import ERROR, getLogger
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import InputError
+from .batch import ask_batch, batch_options, split_batch
+from .endpoint import OF_OWN_MODELS, ask_endpoint, endpoint_options, split_endpoint
 from .options import (
     emit_json,
-    given,
     json_option,
     model_options,
+    reading_options,
     require_local,
     selection_of,
     selection_options,
     source_options,
 )
-
-SMALL_MODEL = 20_000_000
-"""Parameters below which one thread answers fastest on a CPU."""
 
 if TYPE_CHECKING:
     from ..answering import Answerer
@@ -32,15 +30,45 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@source_options
-@click.argument("questions", metavar="QUESTION...", nargs=-1, required=True)
+@click.argument("video", required=False)
+@click.argument("questions", metavar="QUESTION...", nargs=-1)
+@batch_options
+@reading_options
 @model_options
 @selection_options
+@endpoint_options
+@click.option("--stream", is_flag=True, help="Print an endpoint's answer word by word, as it comes.")
 @json_option
-def ask(video: str, questions: tuple[str, ...], as_json: bool, max_new_tokens: int, **options: Any) -> None:
-    """Answer one or more QUESTIONs about VIDEO (a file, or a folder of frames); each stands alone."""
+@click.pass_context
+def ask(
+    context: click.Context,
+    video: str | None,
+    questions: tuple[str, ...],
+    as_json: bool,
+    max_new_tokens: int,
+    stream: bool,
+    **options: Any,
+) -> None:
+    """Answer one or more QUESTIONs about VIDEO (a file, or a folder of frames); each stands alone.
+
+    With --batch, answer a file of them into predictions.jsonl. Stopped and started again, it goes on where it was;
+    under `accelerate launch` or `torchrun` the processes share the work. Exits with 1 where some have no answer.
+    """
+    batch = split_batch(options, video, questions)
     if not all(question.strip() for question in questions):
         raise InputError("the question is empty; ask something, for example: Which way does the object move?")
+    endpoint = split_endpoint(options)
+    if batch is not None:
+        if stream:
+            raise InputError("--stream is for one video; leave it or --batch out")
+        context.exit(ask_batch(batch, endpoint, max_new_tokens=max_new_tokens, as_json=as_json, **options))
+    assert video is not None  # split_batch has seen to it
+    if endpoint is not None:
+        own = {name: value for name, value in options.items() if name not in OF_OWN_MODELS}
+        ask_endpoint(video, questions, endpoint, max_new_tokens=max_new_tokens, stream=stream, as_json=as_json, **own)
+        return
+    if stream:
+        raise InputError("--stream is for a model behind an endpoint; name one with --endpoint URL")
     answerer, dynimgs, seconds = _look(video, **options)
     replies = [answerer.start(dynimgs).ask(question, max_new_tokens=max_new_tokens) for question in questions]
     if not as_json:
@@ -102,35 +130,25 @@ def _questions():
 
 
 def _look(
-    video: str, model: str | None, device: str | None, dtype: str | None, num_prompts: int | None, **options: Any
+    video: str,
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+    quantize: str | None,
+    num_prompts: int | None,
+    **options: Any,
 ) -> "tuple[Answerer, DynImgs, dict[str, float]]":
     """Load the model and the video; returns both and the seconds that each took."""
     started = time.perf_counter()
     require_local(video)
     with _collector_paused():
-        from transformers.utils import logging
+        from .local import load_answerer
 
-        from ..answering import Answerer
-
-        if not sys.stderr.isatty():
-            logging.disable_progress_bar()  # in a file it would be noise
-        for library in ("transformers", "huggingface_hub"):
-            getLogger(library).setLevel(ERROR)  # what matters of it comes as one line of ours
-        answerer = Answerer.from_pretrained(model, **given(device=device, dtype=dtype, num_prompt_frames=num_prompts))
-    _settle_threads(answerer)
+        answerer = load_answerer(model, device=device, dtype=dtype, quantize=quantize, num_prompt_frames=num_prompts)
     loaded = time.perf_counter()
     dynimgs = answerer.look(video, **selection_of(**options))
     seen = time.perf_counter()
     return answerer, dynimgs, {"model": round(loaded - started, 4), "video": round(seen - loaded, 4)}
-
-
-def _settle_threads(answerer: "Answerer") -> None:
-    # Threads that wait for one another cost a small model more than they bring: 0.05 s an answer with one, 0.2 to 1.0 s
-    # with two on a busy machine of two cores (the embedded model).
-    if answerer.model.num_parameters() < SMALL_MODEL:
-        import torch
-
-        torch.set_num_threads(1)
 
 
 @contextmanager

@@ -36,12 +36,12 @@ def stacked(*options: Callable[[Verb], Verb]) -> Callable[[Verb], Verb]:
     return decorate
 
 
-source_options = stacked(
-    click.argument("video"),
+reading_options = stacked(
     click.option("--fps", type=float, help="Frames per second, where VIDEO is a folder of frames."),
     click.option("--max-pixels", type=int, help="Refuse a video whose frames have more pixels than this."),
     click.option("--max-frames", type=int, help="Refuse a video with more frames than this."),
 )
+source_options = stacked(click.argument("video"), reading_options)
 
 selection_options = stacked(
     num_dynimgs_option,
@@ -55,8 +55,11 @@ selection_options = stacked(
 
 model_options = stacked(
     click.option("-m", "--model", help="Folder or hub id of a model; without it, the embedded one."),
-    click.option("--device", help="cpu, cuda, cuda:1, mps; without it, the best one there is."),
+    click.option("--device", help="cpu, cuda, cuda:1, mps, auto; without it, the best one there is."),
     dtype_option,
+    click.option(
+        "--quantize", type=click.Choice(["8bit", "4bit"]), help="Bits of the language model's weights (bitsandbytes)."
+    ),
     click.option("--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="Longest answer."),
 )
 
