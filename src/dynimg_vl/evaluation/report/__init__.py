@@ -1,0 +1,1 @@
+"""Tables and pictures of measured results beside published ones, with what they rest on."""
