@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from dynimg_vl.cli.app import dynimg_vl as command
+
 ROOT = Path(__file__).parents[1]
 ROWS = [
     [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
     for line in (ROOT / "docs" / "paper_map.md").read_text().splitlines()
     if re.match(r"\| (Section|Equation|Table|Figure)", line)
 ]
+COMMANDS = sorted(
+    {(verb, flags) for row in ROWS for verb, flags in re.findall(r"`dynimg-vl ([a-z]+)([a-z -]*)", row[1])}
+)
+SCRIPTS = sorted({name for row in ROWS for name in re.findall(r"`(scripts/\w+\.py)", row[1])})
 
 
 def find(symbol):
@@ -51,3 +57,14 @@ def test_every_equation_table_and_figure_has_a_row():
         *(f"Figure {n}" for n in range(1, 4)),
     ):
         assert place in places, place
+
+
+@pytest.mark.parametrize(("verb", "flags"), COMMANDS)
+def test_commands_of_the_map_exist(verb, flags):
+    options = {name for parameter in command.commands[verb].params for name in parameter.opts}
+    assert set(flags.split()) <= options
+
+
+def test_scripts_of_the_map_exist():
+    assert SCRIPTS
+    assert all((ROOT / name).is_file() for name in SCRIPTS)

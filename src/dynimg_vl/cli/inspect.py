@@ -1,7 +1,7 @@
 """`index` and `show`: look at a video without any model."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,11 @@ from .options import (
     source_options,
     written_whole,
 )
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..layout import DynImgLayout
 
 PICTURE_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -61,9 +66,18 @@ def index(video: str, fps: float | None, max_pixels: int | None, max_frames: int
 @source_options
 @click.option("-o", "--output", type=Path, required=True, help="The picture to write: png, jpg or webp.")
 @click.option("--overlay", is_flag=True, help="Draw the token grid with the coordinates h, w and t.")
+@click.option("--coordinates", is_flag=True, help="Draw h, w, t and s of all tokens, text around them, instead.")
 @selection_options
 @json_option
-def show(video: str, output: Path, overlay: bool, num_prompts: int | None, as_json: bool, **options: Any) -> None:
+def show(
+    video: str,
+    output: Path,
+    overlay: bool,
+    coordinates: bool,
+    num_prompts: int | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Draw the timeline of VIDEO and its DynImgs into a picture; needs no model.
 
     The timeline has all I-frames, the chosen keyframes and their prompt frames.
@@ -77,11 +91,29 @@ def show(video: str, output: Path, overlay: bool, num_prompts: int | None, as_js
         raise InputError(f"cannot write {output}: name it with one of {', '.join(PICTURE_FORMATS)}")
     if output.exists() and output.samefile(video):
         raise InputError(f"{output} is the video itself; name another picture")
+    if overlay and coordinates:
+        raise InputError("--overlay and --coordinates are two pictures; ask for one of them")
     layout = DynImgLayout(**given(num_prompt_frames=num_prompts))
     dynimgs = load_dynimgs(video, layout=layout, **selection_of(**options))
     with written_whole(output) as temporary:
-        render_dynimgs(dynimgs, overlay=overlay, title=Path(video).name).save(temporary)
+        if coordinates:
+            picture = draw_coordinates(layout, len(dynimgs.groups))
+        else:
+            picture = render_dynimgs(dynimgs, overlay=overlay, title=Path(video).name)
+        picture.save(temporary)
     if as_json:
         emit_json({"video": video, "picture": str(output), **dynimgs.describe()})
     else:
         click.echo(f"{output}: {counted(len(dynimgs.groups), 'DynImg')} of {Path(video).name}")
+
+
+def draw_coordinates(layout: "DynImgLayout", num_dynimgs: int) -> "Image":
+    """Draw the coordinates of a chat as the model reads it, with three text tokens before and after the DynImgs."""
+    import torch
+
+    from ..positions import dynimg_position_ids
+    from ..render import render_coordinates
+
+    is_video = torch.tensor([0] * 3 + [1] * (num_dynimgs * layout.tokens_per_dynimg) + [0] * 3)
+    position_ids = dynimg_position_ids(is_video[None], layout=layout, video_token_id=1)[:, 0]
+    return render_coordinates(position_ids.numpy(), is_video.bool().numpy(), layout)

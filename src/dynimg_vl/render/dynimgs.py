@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from .common import BACKGROUND, FAINT, INK, KEYFRAME, MARGIN, PROMPT, font
 
 if TYPE_CHECKING:
-    from .layout import DynImgLayout
-    from .loading import DynImgs
+    from ..layout import DynImgLayout
+    from ..loading import DynImgs
 
-BACKGROUND, INK, FAINT = (255, 255, 255), (32, 33, 36), (154, 160, 166)
-KEYFRAME, PROMPT = (26, 115, 232), (232, 113, 10)
-MARGIN, TIMELINE_HEIGHT, CAPTION_HEIGHT = 24, 112, 40
+TIMELINE_HEIGHT, CAPTION_HEIGHT = 112, 40
 # A token must be this many pixels wide for its three coordinates to be read.
 COORDINATE_CELL = 64
 
@@ -38,7 +38,7 @@ def render_dynimgs(dynimgs: "DynImgs", *, overlay: bool = False, title: str = ""
     picture = Image.new("RGB", (width, top + rows * (side + CAPTION_HEIGHT + MARGIN)), BACKGROUND)
     draw = ImageDraw.Draw(picture)
     if title:
-        draw.text((MARGIN, 10), title, INK, _font(16))
+        draw.text((MARGIN, 10), title, INK, font(16))
     _draw_timeline(draw, dynimgs, (MARGIN, top - TIMELINE_HEIGHT, width - MARGIN, top))
     for position, pixels in enumerate(dynimgs.pixels):
         left = MARGIN + (position % columns) * (side + MARGIN)
@@ -71,26 +71,26 @@ def _draw_timeline(draw: ImageDraw.ImageDraw, dynimgs: "DynImgs", box: tuple[int
     for number, group in enumerate(dynimgs.groups, start=1):
         x = x_of(seconds[group.keyframe])
         draw.rectangle((x - 6, line - 14, x + 6, line + 14), KEYFRAME)
-        draw.text((x, line - 24), f"{number}", KEYFRAME, _font(13), anchor="ms")
+        draw.text((x, line - 24), f"{number}", KEYFRAME, font(13), anchor="ms")
     for time, anchor in ((start, "ls"), (end, "rs")):
-        draw.text((x_of(time), bottom - 18), f"{time:.2f} s", FAINT, _font(12), anchor=anchor)
+        draw.text((x_of(time), bottom - 18), f"{time:.2f} s", FAINT, font(12), anchor=anchor)
     legend = [("keyframe", KEYFRAME), ("prompt frame", PROMPT), ("I-frame", FAINT)]
     if dynimgs.layout.num_prompt_frames == 0:
         legend.pop(1)
     x = left
     for word, colour in legend:
         draw.rectangle((x, top + 4, x + 10, top + 14), colour)
-        draw.text((x + 16, top + 14), word, INK, _font(12), anchor="ls")
-        x += 34 + draw.textlength(word, _font(12))
-    draw.text((right, top + 14), f"candidates: {dynimgs.policy}", INK, _font(12), anchor="rs")
+        draw.text((x + 16, top + 14), word, INK, font(12), anchor="ls")
+        x += 34 + draw.textlength(word, font(12))
+    draw.text((right, top + 14), f"candidates: {dynimgs.policy}", INK, font(12), anchor="rs")
 
 
 def _draw_caption(draw: ImageDraw.ImageDraw, dynimgs: "DynImgs", position: int, corner: tuple[int, int]) -> None:
     group, seconds = dynimgs.groups[position], dynimgs.index.pts_seconds
-    draw.text(corner, f"DynImg {position + 1}: keyframe at {seconds[group.keyframe]:.2f} s", KEYFRAME, _font(13))
+    draw.text(corner, f"DynImg {position + 1}: keyframe at {seconds[group.keyframe]:.2f} s", KEYFRAME, font(13))
     if group.prompts:
         times = "  ".join(f"{seconds[prompt]:.2f}" for prompt in group.prompts)
-        draw.text((corner[0], corner[1] + 17), f"prompt frames at {times} s", PROMPT, _font(12))
+        draw.text((corner[0], corner[1] + 17), f"prompt frames at {times} s", PROMPT, font(12))
 
 
 def _draw_grid(dynimg: Image.Image, layout: "DynImgLayout") -> None:
@@ -112,7 +112,7 @@ def _draw_grid(dynimg: Image.Image, layout: "DynImgLayout") -> None:
             centre,
             f"{h:g} {w:g}\n{t:+g}" if t else f"{h:g} {w:g}\n0",
             (255, 255, 255),
-            _font(12),
+            font(12),
             anchor="mm",
             align="center",
         )
@@ -120,7 +120,3 @@ def _draw_grid(dynimg: Image.Image, layout: "DynImgLayout") -> None:
 
 def _thumbnail_scale(layout: "DynImgLayout") -> int:
     return max(1, round(256 / layout.image_size))
-
-
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
