@@ -1,6 +1,8 @@
 """`train`: from a recipe to a model, alone or under torchrun and accelerate launch."""
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +35,8 @@ def train(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
 
     described = TrainRecipe.from_file(recipe, parse_overrides(overrides))
     launch = Launch(int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    result = train(described, launch)
+    with contextlib.redirect_stdout(sys.stderr):  # the trainer prints its log, and the output is for the result
+        result = train(described, launch)
     if result.is_main and as_json:
         model = None if result.model is None else str(result.model)
         facts = {"model": model, "step": result.step, "num_steps": result.num_steps, "loss": result.loss}
