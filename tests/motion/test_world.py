@@ -187,12 +187,3 @@ def test_one_place_and_some_rows_are_what_they_were():
     assert torch.equal(part.position[:, 0], scenes.position[3:9, 1])
     assert torch.equal(part.paths.legs[:, 0], scenes.legs[3:9, 1])
     assert torch.equal(replace(scenes).to("cpu").radius, scenes.radius)
-
-
-def test_refreshing_a_bank_changes_both_sizes():
-    bank = PictureBank.procedural(4, seeded(1))
-    large, small = bank.large.clone(), bank.small.clone()
-    bank.refresh(2, seeded(8))
-    changed = (bank.large != large).flatten(1).any(1)
-    assert 1 <= int(changed.sum()) <= 2
-    assert torch.equal(changed, (bank.small != small).flatten(1).any(1))

@@ -109,9 +109,3 @@ class PictureBank:
 
     def __len__(self) -> int:
         return len(self.large)
-
-    def refresh(self, num: int, generator: torch.Generator) -> None:
-        """Replace `num` pictures at random by new procedural ones, so that no picture is learnt by heart."""
-        slots = torch.randint(len(self), (num,), generator=generator)
-        fresh = PictureBank.from_pictures(procedural_pictures(num, generator))
-        self.large[slots], self.small[slots] = fresh.large, fresh.small

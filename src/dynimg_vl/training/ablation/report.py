@@ -1,0 +1,180 @@
+"""The report of an experiment: per world a table beside the paper's, the claims with their labels, and a figure."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ...motion.plan import MOTION_FAMILIES
+from .figure import Row, draw_figure
+from .measure import CONTROLS
+from .protocol import Experiment
+from .statistics import MIN_ERRORS, MIN_POINTS, MIN_SEEDS, Estimate, decide, estimate, is_above_bound, paired
+from .tables import KEYFRAMES, Claim
+from .worlds import WORLDS
+
+REPORT_FILE = "report.md"
+SUMMARY_FILE = "summary.json"
+_RULE = (
+    f"Decided beforehand: a claim has *held* where the paired difference over initial weights is above {MIN_ERRORS:g} "
+    f"standard errors and above {MIN_POINTS:g} points, is *refuted* where it is so the other way round, and "
+    f"*undecided* otherwise, or with fewer than {MIN_SEEDS} initial weights."
+)
+_SMOKE = "**Smoke scale: these numbers show that everything runs. They say nothing about any claim.**"
+
+
+def write_report(
+    experiment: Experiment, results: Sequence[Mapping[str, Any]], out: Path, command: str
+) -> dict[str, Any]:
+    """Write `report.md`, its figures and `summary.json`, and return the summary.
+
+    Args:
+        experiment: what was run.
+        results: of the runs of arms, as they were measured.
+        out: the folder.
+        command: that made them.
+    """
+    worlds = {name: summarise(experiment, name, results) for name in experiment.worlds}
+    summary = {"table": experiment.table_name, "scale": experiment.scale, "worlds": worlds}
+    dates, machines = (sorted({str(each[key]) for each in results}) for key in ("date", "machine"))
+    lines = [f"# {experiment.table.title}", "", *([_SMOKE, ""] if experiment.scale == "smoke" else [])]
+    lines += [f"`{command}`", "", f"{', '.join(machines)}; {' to '.join(dates[:1] + dates[1:][-1:])}. {_RULE}", ""]
+    lines += [
+        "Scores are macro averages in points, over what the right answer is and over families of questions, with the "
+        "95 % interval over initial weights. Equal compute: as many floating-point operations (counted, forward and "
+        "backward) as the reference at equal clips. The paper's accuracy is that on MSVD.",
+        "",
+    ]
+    for name, world in worlds.items():
+        figure = f"{experiment.table_name}_{name}.svg"
+        (out / figure).write_text(_figure(experiment, name, world))
+        lines += [*_section(experiment, name, world), f"![{experiment.table.title}, world {name}]({figure})", ""]
+    (out / REPORT_FILE).write_text("\n".join(lines))
+    (out / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def summarise(experiment: Experiment, world: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Summarise the results of one world: arms at both budgets, labels of the claims, and leaks that controls found."""
+    plan = WORLDS[world].plan
+    families = [family for family in plan.families if family in MOTION_FAMILIES]
+    bound = None if WORLDS[world].shows_motion else 100 * fmean(plan.bound(family) for family in families)
+    runs: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for each in sorted(results, key=lambda each: each["seed"]):
+        if each["world"] == world:
+            runs.setdefault((each["arm"], each["budget"]), []).append(each)
+    arms = {arm: _arm(found) for (arm, budget), found in runs.items() if budget == "clips"}
+    compute = {arm: _arm(found) for (arm, budget), found in runs.items() if budget == "compute"}
+
+    def scores(arm: str, budget: str) -> dict[int, float]:
+        found = runs.get((arm, budget)) or runs.get((arm, "clips"), [])
+        return {each["seed"]: each["score"] for each in found}
+
+    def judged(claim: Claim, budget: str) -> dict[str, Any]:
+        difference = paired(scores(claim.better, budget), scores(claim.worse, budget))
+        return {"difference": None if difference is None else asdict(difference), "label": decide(difference)}
+
+    claims = {
+        claim.name: {"is_ours": claim.is_ours, **{budget: judged(claim, budget) for budget in ("clips", "compute")}}
+        for claim in experiment.table.claims
+        if claim.better in arms and claim.worse in arms
+    }
+    leaks = [] if bound is None else _leaks(runs, bound)
+    return {"bound": bound, "arms": arms, "equal_compute": compute, "claims": claims, "leaks": leaks}
+
+
+def _arm(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    controls = {
+        name: fmean(each["controls"][name] for each in found) for name in CONTROLS if name in found[0]["controls"]
+    }
+    keyframe = [each["keyframe_score"] for each in found if each["keyframe_score"] is not None]
+    score = estimate([each["score"] for each in found])
+    assert score is not None
+    return {
+        "score": asdict(score),
+        "seeds": {each["seed"]: each["score"] for each in found},
+        "keyframe_score": fmean(keyframe) if keyframe else None,
+        "controls": controls,
+        "clips": found[0]["clips"],
+        "flops_per_clip": found[0]["flops_per_clip"],
+    }
+
+
+def _leaks(runs: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]], bound: float) -> list[str]:
+    # Whatever knows of motion what it cannot see: keyframes alone, and any arm whose strip is grey.
+    found = []
+    for (arm, budget), results in runs.items():
+        errors = [each["sampling_error"] for each in results]
+        blind = [each["score"] for each in results] if arm == KEYFRAMES else None
+        if blind is None and all("grey" in each["controls"] for each in results):
+            blind = [each["controls"]["grey"] for each in results]
+        if blind is not None and is_above_bound(blind, errors, bound):
+            what = "keyframes only" if arm == KEYFRAMES else f"{arm} with a grey strip"
+            budget_note = "" if budget == "clips" else " (equal compute)"
+            found.append(f"{what}{budget_note}: {fmean(blind):.1f}, and a guess gets {bound:.1f}")
+    return found
+
+
+def _section(experiment: Experiment, name: str, world: Mapping[str, Any]) -> list[str]:
+    lines = [f"## World `{name}`: {WORLDS[name].purpose}", ""]
+    if world["bound"] is None:
+        lines += ["Several keyframes show some of the motion: keyframes only have no bound here.", ""]
+    elif world["leaks"]:
+        lines += [
+            f"**Leak: this world tells its answers without motion; its table is void.** {'; '.join(world['leaks'])}.",
+            "",
+        ]
+    else:
+        lines += [f"A guess without motion gets {world['bound']:.1f}; no control is above it.", ""]
+    lines += [
+        "| arm | paper | equal clips | equal compute | of the keyframe | shuffled | repeated | grey | MFLOP a clip |",
+        "|---" * 9 + "|",
+    ]
+    for arm, found in world["arms"].items():
+        described = experiment.arms[arm]
+        other = world["equal_compute"].get(arm)
+        cells = [
+            described.title,
+            _number(described.paper),
+            _interval(found["score"]),
+            "" if other is None else _interval(other["score"]),
+            _number(found["keyframe_score"]),
+            *(_number(found["controls"].get(control)) for control in CONTROLS),
+            _number(found["flops_per_clip"] / 1e6, 0),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| claim | difference, equal clips | label | difference, equal compute | label |", "|---" * 5 + "|"]
+    for claim, found in world["claims"].items():
+        ours = " (ours)" if found["is_ours"] else ""
+        parts = [
+            f"{_interval(found[budget]['difference'])} | {found[budget]['label']}" for budget in ("clips", "compute")
+        ]
+        lines.append(f"| {claim}{ours} | {' | '.join(parts)} |")
+    return [*lines, ""]
+
+
+def _figure(experiment: Experiment, name: str, world: Mapping[str, Any]) -> str:
+    rows = [
+        Row(
+            experiment.arms[arm].title,
+            Estimate(**found["score"]),
+            tuple(found["seeds"].values()),
+            found["controls"].get("shuffled"),
+        )
+        for arm, found in world["arms"].items()
+    ]
+    return draw_figure(f"{experiment.table.title} ({name}, {experiment.scale})", rows, world["bound"])
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    if found["low"] is None:
+        return f"{found['mean']:.1f} (one seed)"
+    return f"{found['mean']:.1f} ({found['low']:.1f} to {found['high']:.1f})"

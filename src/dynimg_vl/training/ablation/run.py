@@ -1,0 +1,232 @@
+"""Run an experiment: whatever is missing, in any order of interruptions, by as many processes as are started on it."""
+
+import json
+import logging
+import os
+import platform
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import yaml
+from filelock import FileLock, Timeout
+
+from ...errors import InputError
+from ...model.foreign import reading
+from ..arguments import build_arguments
+from ..checkpoints import explained, last_checkpoint
+from ..motion.tokenizer import build_tokenizer
+from ..recipe import TrainRecipe
+from ..run import train
+from .compute import flops_per_clip
+from .measure import measure
+from .protocol import ArmRun, Experiment, Run
+from .report import write_report
+from .worlds import WORLDS
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_FILE = "ablation.json"
+"""What decides the numbers of a folder."""
+RESULT_FILE = "result.json"
+"""The result of a run of an arm, beside its checkpoints."""
+_FLOPS_FILE = "flops.json"
+_RECIPE_FILE = "recipe.yaml"
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Tell how far an experiment is: runs of arms done, of how many, and the signal that stopped it (0: none)."""
+
+    done: int
+    total: int
+    stopped_by: int = 0
+    summary: dict[str, Any] | None = None
+
+
+class _Stopped(Exception):
+    """Carry the signal that stopped a run."""
+
+
+def run_experiment(experiment: Experiment, out: Path, command: str, progress: Progress) -> Outcome:
+    """Run whatever is missing of an experiment, and write its report.
+
+    Several processes may run the same experiment in the same folder; each takes runs that nobody works on.
+
+    Args:
+        experiment: what to run.
+        out: its folder; one that was begun is gone on with.
+        command: for the report.
+        progress: called with the runs of arms that are done, and of how many.
+
+    Raises:
+        InputError: where the folder holds another experiment, or a run cannot be made.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    runner = _Runner(experiment, out)
+    with FileLock(out / ".settings.lock"):
+        runner.note_settings()
+        runs = experiment.arm_runs(runner.flops())
+    progress(sum(runner.is_done(each) for each in runs), len(runs))
+    try:
+        # The second round waits for what another process had in hand in the first.
+        for patience in (0.0, -1.0):
+            for each in runs:
+                if not runner.is_done(each):
+                    runner.finish(each, patience)
+                progress(sum(runner.is_done(one) for one in runs), len(runs))
+    except _Stopped as stopped:
+        return Outcome(sum(runner.is_done(each) for each in runs), len(runs), int(stopped.args[0]))
+    results = [_read(out / each.run.place / RESULT_FILE) for each in runs]
+    summary = write_report(experiment, results, out, command)
+    return Outcome(len(runs), len(runs), summary=summary)
+
+
+class _Runner:
+    """Know the folder of an experiment."""
+
+    def __init__(self, experiment: Experiment, out: Path) -> None:
+        self.experiment, self.out = experiment, out
+
+    def note_settings(self) -> None:
+        """Write down what decides the numbers, or compare it with what the folder was begun with."""
+        path = self.out / SETTINGS_FILE
+        described = json.loads(json.dumps(self.experiment.describe()))
+        if not path.exists():
+            _write(path, described)
+        elif (changed := [name for name, value in described.items() if _read(path).get(name) != value]) != []:
+            raise InputError(
+                f"{self.out} holds an experiment with other {', '.join(changed)}; take another folder (seeds may)"
+            )
+        if not (self.out / "tokenizer").is_dir():
+            partial = self.out / ".tokenizer"
+            build_tokenizer().save_pretrained(partial)
+            partial.rename(self.out / "tokenizer")
+
+    def flops(self) -> dict[tuple[str, str], float]:
+        """Count what each arm costs in each world, once."""
+        path = self.out / _FLOPS_FILE
+        known: dict[str, float] = _read(path) if path.exists() else {}
+        found = {}
+        for world in self.experiment.worlds:
+            for arm in self.experiment.arms:
+                if f"{world} {arm}" not in known:
+                    recipe = self.recipe(self.experiment.arm_run(world, arm, 0).run, self.out / ".flops", False)
+                    known[f"{world} {arm}"] = flops_per_clip(recipe, build_arguments(recipe.training))
+                    _write(path, known)
+                found[world, arm] = known[f"{world} {arm}"]
+        return found
+
+    def recipe(self, run: Run, folder: Path, with_start: bool = True) -> TrainRecipe:
+        """Write the recipe of a run into its folder and read it, as `dynimg-vl train` does."""
+        values = json.loads(json.dumps(run.recipe))
+        values["model"]["tokenizer"] = os.path.relpath(self.out / "tokenizer", folder)
+        values["training"]["output_dir"] = str(folder)
+        if with_start and run.start is not None:
+            start = last_checkpoint(self.out / run.start)
+            values["model"]["weights"] = os.path.relpath(str(start), folder)
+            # Positions beyond one axis begin as the paper says.
+            values["model"]["weights_except"] = ["*.axis_theta"]
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / _RECIPE_FILE
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        return TrainRecipe.from_file(path)
+
+    def is_done(self, each: ArmRun) -> bool:
+        """Tell whether the result of an arm is there."""
+        return (self.out / each.run.place / RESULT_FILE).is_file()
+
+    def finish(self, each: ArmRun, patience: float) -> None:
+        """Train and measure an arm, after the stages before it; leave it where another process works on it."""
+        folder = self.out / each.run.place
+        try:
+            for base in self.experiment.base_runs(each.seed):
+                with _lock(self.out / base.place, patience):
+                    self._train(base)
+            with _lock(folder, patience):
+                if not self.is_done(each):
+                    self._train(each.run)
+                    self._measure(each, folder)
+        except Timeout:
+            logger.info("%s is in other hands", folder)
+
+    def _train(self, run: Run) -> None:
+        folder = self.out / run.place
+        if (folder / "model").is_dir():
+            return
+        result = train(self.recipe(run, folder))
+        if result.stopped_by:
+            raise _Stopped(result.stopped_by)
+
+    def _measure(self, each: ArmRun, folder: Path) -> None:
+        checkpoint = last_checkpoint(folder)
+        if checkpoint is None:
+            raise InputError(f"{folder} has a model and no checkpoint; delete the folder and start again")
+        use_cpu = bool(self.experiment.values["training"].get("use_cpu"))
+        plan = WORLDS[each.world].plan
+        found = measure(checkpoint, plan, self.experiment.test, use_cpu)
+        log = _read_log(folder)
+        seconds = [row["step_seconds"] for row in log if "step_seconds" in row]
+        batch = each.run.recipe["stages"][0]["batch"]["batch_size"]
+        own = {name: getattr(each, name) for name in ("arm", "world", "seed", "budget", "steps")}
+        _write(
+            folder / RESULT_FILE,
+            {
+                **own,
+                "clips": each.steps * batch,
+                "flops_per_clip": self.flops()[each.world, each.arm],
+                **found,
+                "curve": [row for row in log if any(name.startswith("eval_") for name in row)],
+                "step_seconds": statistics.median(seconds) if seconds else None,
+                "recipe": f"{each.run.place}/{_RECIPE_FILE}",
+                "date": datetime.now(timezone.utc).date().isoformat(),
+                "machine": machine(use_cpu),
+                "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            },
+        )
+
+
+def machine(use_cpu: bool) -> str:
+    """Name what a run computes on."""
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+
+
+def _lock(folder: Path, patience: float) -> FileLock:
+    # It goes with the process, however that ends.
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / ".lock", timeout=patience)
+
+
+def _read_log(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "log.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # cut off when the run was killed
+    return rows
+
+
+def _read(path: Path) -> Any:
+    with reading(f"{path} cannot be read; delete it, and it is made again"):
+        found = json.loads(path.read_text())
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds something else; delete it, and it is made again")
+    return found
+
+
+def _write(path: Path, value: Any) -> None:
+    with explained(path.name, path.parent):
+        temporary = path.with_suffix(f".{os.getpid()}.part")
+        temporary.write_text(json.dumps(value, indent=1) + "\n")
+        temporary.replace(path)

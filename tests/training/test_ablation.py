@@ -1,0 +1,340 @@
+"""Ablations: arms are values, runs are ordinary ones, what was stopped goes on to the same table, leaks are caught."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+
+from dynimg_vl import InputError
+from dynimg_vl.cli import ablate as verb
+from dynimg_vl.layout import DynImgLayout
+from dynimg_vl.model.configuration_dynimg import DynImgConfig
+from dynimg_vl.training.ablation import run as ablation_run
+from dynimg_vl.training.ablation.measure import CONTROLS, can_disturb, disturb
+from dynimg_vl.training.ablation.protocol import SCALES, Experiment
+from dynimg_vl.training.ablation.run import RESULT_FILE, run_experiment
+from dynimg_vl.training.ablation.tables import KEYFRAMES, TABLES
+from dynimg_vl.training.ablation.worlds import CLAIM_WORLDS, WORLDS
+from dynimg_vl.training.motion.data import View
+from dynimg_vl.training.recipe import TrainRecipe
+from runs import environment, stop_after
+
+TINY = (
+    ("stages.stills.steps", 1),
+    ("stages.collages.steps", 1),
+    ("stages.text.steps", 2),
+    ("data.world.num_pictures", 2),
+    ("data.world.validation_batches", 0),
+    ("training.eval_strategy", "no"),
+    ("training.save_steps", 1),
+    ("ablation.test_batches", 1),
+    ("ablation.test_pictures", 2),
+)
+
+
+def tiny(worlds=("single",), arms=(KEYFRAMES, "before_4d"), seeds=1, changes=()):
+    return Experiment("table3", "smoke", seeds, worlds, arms, (*TINY, *changes))
+
+
+def ignore(done, total):
+    pass
+
+
+def numbers_of(out):
+    """Give the report and all results without what depends on the clock."""
+    results = {}
+    for path in sorted(out.glob(f"runs/**/{RESULT_FILE}")):
+        values = json.loads(path.read_text())
+        results[str(path.relative_to(out))] = {k: v for k, v in values.items() if k not in ("step_seconds", "curve")}
+    return (out / "report.md").read_text(), results
+
+
+# --- arms and runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_arm_is_a_configuration_and_every_run_a_recipe(table, scale, tmp_path):
+    experiment = Experiment(table, scale, 2, CLAIM_WORLDS)
+    runs = [each.run for each in experiment.arm_runs({(w, a): 1.0 for w in CLAIM_WORLDS for a in experiment.arms})]
+    assert len(runs) == 2 * len(CLAIM_WORLDS) * len(TABLES[table].arms)
+    # All arms in one world, some in the others; the recipes of the scales differ in sizes only.
+    chosen = runs[: len(experiment.arms)] if scale == "smoke" else []
+    for run in [*experiment.base_runs(0)[:2], *chosen, *runs[len(experiment.arms) : 3 * len(experiment.arms) : 4]]:
+        values = json.loads(json.dumps({**run.recipe, "training": {**run.recipe["training"], "output_dir": "x"}}))
+        values["model"]["tokenizer"] = "motion"
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(values))
+        recipe = TrainRecipe.from_file(path)
+        parts = {"vision_config": recipe.model.vision, "text_config": {**recipe.model.text, "vocab_size": 200_000}}
+        config = DynImgConfig(**recipe.model.config, **parts)
+        recipe.schedule.check_stage(config.prompt_stage)
+        assert config.layout.is_exact
+        assert recipe.schedule.stages[0].losses.attention == recipe.schedule.stages[0].losses.flow == 0
+
+
+def test_arms_share_weights_clips_and_all_but_their_own_values():
+    experiment = Experiment("table6", "cpu", 1, ("several",))
+    runs = {arm: experiment.arm_run("several", arm, 0).run for arm in experiment.arms}
+    assert {run.start for run in runs.values()} == {experiment.base_runs(0)[-1].place}
+    for run in runs.values():
+        others = {key: value for key, value in run.recipe.items() if key != "model"}
+        assert others == {key: value for key, value in runs["s"].recipe.items() if key != "model"}
+    losses = runs["s"].recipe["stages"][0]["losses"]
+    assert {name for name, weight in losses.items() if weight} == {"text"}
+
+
+def test_every_layout_has_collages_and_another_one_is_last_for_other_seeds():
+    experiment = Experiment("table4", "cpu", 3, ("single",))
+    chains = [experiment.base_runs(seed) for seed in range(8)]
+    for chain in chains:
+        assert [each.start for each in chain] == [None, *(each.place for each in chain[:-1])]
+        counts = sorted(each.recipe["model"]["num_prompt_frames"] for each in chain[1:])
+        assert counts == [1, 2, 4, 6, 12]
+    assert len({chain[-1].place.split("/")[-1][3:] for chain in chains}) > 2
+    stages = {
+        each.recipe["model"]["prompt_stage"] for each in Experiment("table3", "cpu", 1, ("single",)).base_runs(0)[1:]
+    }
+    assert stages == {"after", "tiles", "before"}
+
+
+def test_equal_compute_is_another_number_of_steps():
+    experiment = Experiment("table3", "cpu", 1, ("single",), ("after", "before_1d", "before_4d"))
+    runs = experiment.arm_runs({("single", "after"): 2.5, ("single", "before_1d"): 1.04, ("single", "before_4d"): 1.0})
+    steps = {(each.arm, each.budget): each.steps for each in runs}
+    assert steps == {
+        ("after", "clips"): 500,
+        ("after", "compute"): 200,
+        ("before_1d", "clips"): 500,
+        ("before_4d", "clips"): 500,
+    }
+    assert runs[1].run.place != runs[0].run.place
+    assert runs[1].run.recipe["stages"][0]["steps"] == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("table9", "smoke", 1, ("single",)), "no table 'table9'; choose from table3"),
+        (("table3", "huge", 1, ("single",)), "no scale 'huge'"),
+        (("table3", "smoke", 0, ("single",)), "seeds must be at least 1"),
+        (("table3", "smoke", 1, ("moon",)), "no world 'moon'; choose from single, several, long, leak"),
+        (("table3", "smoke", 1, ("single",), ("n4",)), "no arm 'n4'; the arms are keyframes, after"),
+    ],
+)
+def test_what_does_not_exist_is_refused_in_one_line(given, message):
+    with pytest.raises(InputError, match=message) as error:
+        Experiment(*given)
+    assert "\n" not in str(error.value)
+
+
+# --- controls --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["before", "after"])
+@pytest.mark.parametrize("control", CONTROLS)
+def test_controls_change_the_strip_and_leave_the_keyframe(stage, control):
+    layout = DynImgLayout(4, 4, 4, 2)
+    view = View(layout, 1, stage)
+    shape = (3, 5, 3, 8, 8) if stage == "after" else (3, 3, 8, 8)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = disturb(pixels, view, control, torch.Generator().manual_seed(1))
+
+    def frames(values):
+        if stage == "after":
+            return list(values.transpose(0, 1))
+        return [values[(..., *tile.slices)] for tile in layout.pixel_tiles]
+
+    before, after = frames(pixels), frames(found)
+    assert torch.equal(before[0], after[0])
+    for clip in range(3):
+        old, new = ([frame[clip] for frame in part[1:]] for part in (before, after))
+        if control == "grey":
+            assert all(bool((frame == 127).all()) for frame in new)
+        elif control == "repeated":
+            assert all(torch.equal(frame, old[2]) for frame in new)
+        else:
+            order = [next(rank for rank, other in enumerate(old) if torch.equal(frame, other)) for frame in new]
+            assert sorted(order) == [0, 1, 2, 3] != order
+    assert torch.equal(disturb(pixels, view, "", torch.Generator()), pixels)
+
+
+def test_one_prompt_frame_has_no_order_and_none_has_no_strip():
+    assert [can_disturb(DynImgLayout(1, 4, 4, 2), name) for name in CONTROLS] == [False, False, True]
+    assert not any(can_disturb(DynImgLayout(0, 4, 4, 2), name) for name in CONTROLS)
+
+
+# --- experiments -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Run a whole experiment of seconds: its folder, with what was told."""
+    out = tmp_path_factory.mktemp("ablation") / "out"
+    told = []
+    outcome = run_experiment(tiny(), out, "a command", lambda done, total: told.append((done, total)))
+    return out, outcome, told
+
+
+def test_an_experiment_ends_in_a_report(finished):
+    out, outcome, told = finished
+    assert (outcome.done, outcome.total, outcome.stopped_by) == (2, 2, 0)
+    assert told[0] == (0, 2)
+    assert told[-1] == (2, 2)
+    report = (out / "report.md").read_text()
+    assert "`a command`" in report
+    assert "(one seed)" in report
+    assert (out / "table3_single.svg").is_file()
+    result = json.loads((out / "runs/single/before_4d/seed0" / RESULT_FILE).read_text())
+    assert result["flops_per_clip"] > 1e6
+    assert set(result["controls"]) == set(CONTROLS)
+    assert sum(total for _, total in result["counts"]["direction"].values()) == 8
+    assert (out / result["recipe"]).is_file()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["worlds"]["single"]["claims"] == {}  # no claim is about these two arms
+    # The weights are those of the last collages, and nothing but theta is new.
+    recipe = yaml.safe_load((out / result["recipe"]).read_text())
+    start = (out / result["recipe"]).parent / recipe["model"]["weights"]
+    assert start.resolve() == (out / "base/seed0/01_before_4_1/checkpoint-1").resolve()
+    assert recipe["model"]["weights_except"] == ["*.axis_theta"]
+
+
+def test_what_is_done_is_not_done_again(finished, monkeypatch):
+    out, _, _ = finished
+    before = numbers_of(out)
+
+    def forbidden(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(ablation_run, "train", forbidden)
+    monkeypatch.setattr(ablation_run, "flops_per_clip", forbidden)
+    (out / "report.md").unlink()
+    assert run_experiment(tiny(), out, "a command", ignore).done == 2
+    assert numbers_of(out) == before
+    with pytest.raises(InputError, match="an experiment with other values; take another folder"):
+        run_experiment(tiny(changes=[("stages.text.steps", 3)]), out, "a command", ignore)
+    (out / "runs/single/before_4d/seed0" / RESULT_FILE).write_text("[1]")
+    with pytest.raises(InputError, match="holds something else; delete it"):
+        run_experiment(tiny(), out, "a command", ignore)
+
+
+def test_a_result_that_is_missing_is_measured_from_the_checkpoint(finished, monkeypatch):
+    out, _, _ = finished
+    path = out / "runs/single/keyframes/seed0" / RESULT_FILE
+    before = json.loads(path.read_text())
+    path.unlink()
+    monkeypatch.setattr(ablation_run, "write_report", lambda *_: {})
+    monkeypatch.setattr(ablation_run, "train", None)
+    (out / "runs/single/before_4d/seed0" / RESULT_FILE).write_text("{}")
+    run_experiment(tiny(), out, "a command", ignore)
+    assert json.loads(path.read_text())["counts"] == before["counts"]
+
+
+_SCRIPT = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from test_ablation import tiny, ignore
+from dynimg_vl.training.ablation.run import run_experiment
+outcome = run_experiment(tiny(changes=[("stages.text.steps", 6)]), Path(sys.argv[1]), "a command", ignore)
+sys.exit(outcome.stopped_by)
+"""
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_the_table_is_the_same(tmp_path, monkeypatch):
+    experiment = tiny(changes=[("stages.text.steps", 6)])
+    run_experiment(experiment, tmp_path / "whole", "a command", ignore)
+    out = tmp_path / "killed"
+    marks = (out / "base/seed0/00_stills/checkpoint-1", out / "runs/single/keyframes/seed0/checkpoint-3")
+    for mark in marks:
+        places = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+        with (tmp_path / "stderr").open("w") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _SCRIPT, str(out), *places],
+                env=environment(),
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
+        while not mark.is_dir():
+            assert process.poll() is None, (tmp_path / "stderr").read_text()[-2000:]
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    assert not (out / "report.md").exists()
+    with monkeypatch.context() as patch:  # and by a signal, which leaves a checkpoint
+        stop_after(patch, 5)
+        outcome = run_experiment(experiment, out, "a command", ignore)
+        assert (outcome.stopped_by, outcome.summary) == (15, None)
+    assert run_experiment(experiment, out, "a command", ignore).stopped_by == 0
+    assert numbers_of(out) == numbers_of(tmp_path / "whole")
+
+
+LEARNS = (
+    ("model.token_grid", 4),
+    ("model.patch_grid", 4),
+    ("model.vision.patch_size", 12),
+    ("stages.text.steps", 300),
+    ("stages.text.batch.batch_size", 32),
+    ("training.muon_learning_rate", 0.02),
+    ("training.learning_rate", 0.002),
+    ("training.save_steps", 300),
+    ("ablation.test_batches", 8),
+)
+
+
+@pytest.mark.slow
+def test_a_planted_leak_is_caught_by_the_keyframes_only_control(tmp_path):
+    outcome = run_experiment(tiny(("leak",), (KEYFRAMES,), changes=LEARNS), tmp_path, "a command", ignore)
+    (leak,) = outcome.summary["worlds"]["leak"]["leaks"]
+    assert leak.startswith("keyframes only: ")
+    assert "its table is void" in (tmp_path / "report.md").read_text()
+
+
+# --- the verb --------------------------------------------------------------------------------------------------------
+
+
+def test_the_verb_names_what_there_is():
+    assert tuple(TABLES) == verb.TABLES
+    assert SCALES == verb.SCALES
+    assert all(
+        name in str(verb.ablate.params) + str([p.help for p in verb.ablate.params if hasattr(p, "help")])
+        for name in WORLDS
+    )
+
+
+def test_the_verb_runs_an_experiment_and_tells_labels(tmp_path, monkeypatch):
+    seen = []
+
+    def pretend(experiment, out, command, progress):
+        seen.append((experiment, out, command))
+        label = {"label": "held"}
+        worlds = {"single": {"leaks": ["keyframes only: 41"], "claims": {"a > b": {"clips": label, "compute": label}}}}
+        return ablation_run.Outcome(1, 1, 0, {"worlds": worlds})
+
+    monkeypatch.setattr(ablation_run, "run_experiment", pretend)
+    arguments = ["table3", "--scale", "smoke", "--seeds", "1", "-o", str(tmp_path), "--worlds", "single, leak"]
+    done = CliRunner().invoke(verb.ablate, arguments, standalone_mode=False)
+    assert "single: leak: keyframes only: 41" in done.output
+    assert "single: a > b: held, at equal compute held" in done.output
+    assert seen[0][0].worlds == ("single", "leak")
+    assert seen[0][2] == "dynimg-vl ablate table3 --scale smoke --seeds 1 --worlds single,leak -o OUT"
+    as_json = CliRunner().invoke(verb.ablate, [*arguments, "--json", "--arms", "after"], standalone_mode=False)
+    assert json.loads(as_json.output)["worlds"]["single"]["leaks"] == ["keyframes only: 41"]
+    stopped = ablation_run.Outcome(0, 4, 15)
+    monkeypatch.setattr(ablation_run, "run_experiment", lambda *_: stopped)
+    assert CliRunner().invoke(verb.ablate, arguments, standalone_mode=False).return_value == 130
+
+
+def test_the_verb_refuses_what_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    for output, worlds in ((tmp_path / "file", "single"), (tmp_path, " , ")):
+        arguments = ["table3", "--scale", "smoke", "-o", str(output), "--worlds", worlds]
+        error = CliRunner().invoke(verb.ablate, arguments, standalone_mode=False).exception
+        assert isinstance(error, InputError)
