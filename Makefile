@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-slow check format train-motion eval-motion clean
+.PHONY: help demo test test-slow check format train-motion eval-motion motion-gallery clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ train-motion: $(VENV)/.dev  ## train the embedded model from scratch (CPU, hours
 
 eval-motion: $(VENV)/.dev  ## evaluate the embedded model through real video files
 	$(BIN)/python scripts/eval_motion.py -o runs/motion_eval.json
+
+motion-gallery: $(VENV)/.dev  ## draw docs/motion_gallery.md: twelve clips, their DynImgs, questions and answers
+	$(BIN)/python scripts/make_gallery.py
 
 clean:  ## remove the environment and what was built
 	rm -rf $(VENV) out build dist

@@ -8,10 +8,17 @@ import click
 
 from .. import __version__
 from ..errors import InputError
+from .ablate import ablate
 from .ask import ask, chat
+from .attend import attend
+from .convert import convert
 from .create import init
 from .data import data
+from .doctor import doctor
+from .evaluate import evaluate
 from .inspect import index, show
+from .judge import judge
+from .report import report
 from .train import train
 
 
@@ -21,7 +28,7 @@ def dynimg_vl() -> None:
     """Ask questions about videos: key frames with visual prompts (DynImg)."""
 
 
-for verb in (index, show, ask, chat, init, data, train):
+for verb in (index, show, attend, ask, chat, init, convert, doctor, data, train, ablate, evaluate, judge, report):
     dynimg_vl.add_command(verb)
 
 

@@ -23,7 +23,9 @@ from .options import dtype_option, emit_json, given, json_option, num_dynimgs_op
     "--rope-axes", type=click.Choice(["s", "hws", "hwts"]), help="Coordinates of the rotary embedding (Table 6)."
 )
 @click.option("--rope-combine", type=click.Choice(["merge", "split"]), help="How axes are combined (Table 6).")
-@click.option("--prompt-stage", type=click.Choice(["before", "after", "none"]), help="Where prompts enter (Table 3).")
+@click.option(
+    "--prompt-stage", type=click.Choice(["before", "after", "tiles", "none"]), help="Where prompts enter (Table 3)."
+)
 @dtype_option
 @json_option
 def init(output: Path, vision: str, text: str, num_prompts: int | None, as_json: bool, **options: Any) -> None:
