@@ -119,15 +119,18 @@ def test_the_commands_of_a_page_run(page, folder, source, capsys):
     run_page(page, capsys, source=source)
 
 
+TESTED_ELSEWHERE = {"convert", "many_questions"}  # tests/conversion, tests/inference/test_batch.py
+
+
 def test_every_command_of_every_page_is_one_that_a_test_runs():
     """Others than `dynimg-vl` stand in plain blocks, and no page is forgotten here."""
-    assert PAGES.keys() - {"convert"} == {
+    assert PAGES.keys() - TESTED_ELSEWHERE == {
         "laptop",
         "one_24gb_card",
         "with_the_vlm_you_already_serve",
         "fine_tune_for_my_camera",
     }
-    for page in PAGES.keys() - {"convert"}:
+    for page in PAGES.keys() - TESTED_ELSEWHERE:
         assert list(sessions(page)), page
 
 
