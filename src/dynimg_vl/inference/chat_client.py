@@ -128,8 +128,9 @@ class ChatClient:
             with self._lock:
                 self._num_failures += error.kind != "refused"
                 if self._num_failures >= self.patience.failures:
+                    # Not the count itself: other threads may have raised it further by now.
                     raise ChatStopped(
-                        f"{self._num_failures} requests in a row to {self.endpoint} failed, the last: {error}; "
+                        f"{self.patience.failures} requests in a row to {self.endpoint} failed, the last: {error}; "
                         "check the address and the model"
                     ) from error
             raise
