@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from dynimg_vl.errors import InputError
+from dynimg_vl.training import arguments
 from dynimg_vl.training.arguments import FSDP_UNITS, build_arguments
 from dynimg_vl.training.lora import LoraSettings
 from dynimg_vl.training.recipe import TrainRecipe, parse_overrides
@@ -40,6 +41,14 @@ def test_recipes_parse_against_the_arguments(path):
     assert steps == 128
     if args.lora is not None:
         LoraSettings.from_values(args.lora)
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_bfloat16_is_taken_where_the_machine_has_it(has_it, monkeypatch):
+    monkeypatch.setattr(arguments, "multiplies_bfloat16", lambda: has_it)
+    values = {"output_dir": "out", "report_to": "none", "use_cpu": True}
+    assert build_arguments({**values, "bf16": "auto"}).bf16 is has_it
+    assert build_arguments({**values, "bf16": True}).bf16
 
 
 def test_all_recipes_of_the_issue_are_there():

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from dynimg_vl import InputError
-from dynimg_vl.training.optimizers import MUON_MOMENTUM, MuonWithAdamW
+from dynimg_vl.training import optimizers
+from dynimg_vl.training.optimizers import MUON_MOMENTUM, MuonWithAdamW, _orthogonal
 from dynimg_vl.training.parameter_groups import parameter_groups
 
 RATES = {"learning_rate": 1e-3, "muon_learning_rate": 1e-2, "axis_theta_learning_rate": 5e-3}
@@ -57,8 +58,8 @@ def test_muon_gets_the_matrices_of_the_layers_and_nothing_else():
     assert {id(each) for each in chosen} == {id(net.body[0].weight), id(net.body[2].weight)}
 
 
-def test_it_steps_as_the_two_do_by_themselves():
-    net, twin = Net(), Net()
+def muon_and_adamw(twin):
+    """Make the two optimizers by themselves."""
     matrices = [twin.body[0].weight, twin.body[2].weight]
     muon = torch.optim.Muon(matrices, lr=1e-2, momentum=MUON_MOMENTUM, weight_decay=0.1, adjust_lr_fn="original")
     plain = [twin.embed.weight, twin.heads["flow"].weight]
@@ -72,11 +73,48 @@ def test_it_steps_as_the_two_do_by_themselves():
         lr=1e-3,
         betas=(0.9, 0.98),
     )
+    return [muon, adamw]
+
+
+def test_it_steps_as_the_two_do_by_themselves(monkeypatch):
+    monkeypatch.setattr(optimizers, "multiplies_bfloat16", lambda: True)
+    net, twin = Net(), Net()
     before = copy.deepcopy(net)
     train(net, [one(net)], 5)
-    train(twin, [muon, adamw], 5)
+    train(twin, muon_and_adamw(twin), 5)
     assert same(net, twin)
     assert not any(torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True))
+
+
+def test_without_bfloat16_products_its_muon_is_torchs_but_for_rounding(monkeypatch):
+    monkeypatch.setattr(optimizers, "multiplies_bfloat16", lambda: False)
+    net, twin = Net(), Net()
+    optimizer, (muon, _) = one(net), muon_and_adamw(twin)
+    for step in range(5):
+        # Of full rank, unlike the gradients of so small a net: what is next to nothing is rounding in bfloat16.
+        generator = torch.Generator().manual_seed(step)
+        for number in (0, 2):
+            gradient = torch.randn(net.body[number].weight.shape, generator=generator)
+            net.body[number].weight.grad, twin.body[number].weight.grad = gradient, gradient.clone()
+        optimizer.step()
+        muon.step()
+    pairs = [(net.body[number].weight, twin.body[number].weight) for number in (0, 2)]
+    # An update moves each singular value by about the rate, 0.01; bfloat16 has 8 bits.
+    assert all(0 < (a - b).abs().max() < 5 * 0.01 * 2**-4 for a, b in pairs)
+
+
+def test_the_float32_iteration_brings_all_singular_values_near_one():
+    torch.manual_seed(3)
+    for shape in ((12, 5), (5, 12), (8, 8)):
+        matrix = torch.randn(shape)
+        found = _orthogonal(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7)
+        values = torch.linalg.svdvals(found)
+        assert values.min() > 0.5
+        assert values.max() < 1.5
+        # Its singular vectors are those of the matrix: the product with the nearest orthogonal one is symmetric.
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        inner = u.T @ found @ v.T
+        assert torch.allclose(inner, inner.T, atol=1e-4)
 
 
 def test_its_state_goes_to_a_file_and_back(tmp_path):

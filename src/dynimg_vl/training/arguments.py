@@ -2,22 +2,29 @@
 
 import dataclasses
 import difflib
+import logging
 import types
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from ..errors import InputError
+from .cpu_bfloat16 import multiplies_bfloat16
 from .resuming import FORCE
+
+logger = logging.getLogger(__name__)
 
 FSDP_UNITS = ["Qwen2DecoderLayer", "SiglipEncoderLayer", "SiglipVisionEmbeddings"]
 """What FSDP shards one by one. Left alone, it reads the list off the model, where transformers has mixed in a class of
 SigLIP's text tower, which is not there; and stops."""
 
 MUON = "muon"
+AUTO = "auto"
+"""The value of `bf16` that takes it where the machine has it."""
 _NOT_NEGATIVE = (
     "axis_theta_learning_rate",
     "projector_learning_rate",
@@ -43,6 +50,7 @@ class DynImgTrainingArguments(TrainingArguments):
             change the size of a batch. None takes any.
         resume: go on from the last complete checkpoint in `output_dir`; false refuses a folder that has one, "force"
             goes on although the recipe is another one than that of the checkpoint.
+        bf16: as in transformers; in a recipe also "auto", which is true where the device multiplies in bfloat16.
         num_threads: of torch in this process; None leaves it to torch.
         motion_attention_loss: factor, in all stages, on the loss that teaches two heads to follow content from prompt
             frame to prompt frame; with `data.world` only, like the next.
@@ -123,6 +131,8 @@ def build_arguments(values: Mapping[str, Any]) -> DynImgTrainingArguments:
     known = {each.name for each in dataclasses.fields(DynImgTrainingArguments) if each.init}
     values = {_current_name(key, known): value for key, value in values.items()}
     check_keys(values, known, "training")
+    if values.get("bf16") == AUTO:
+        values["bf16"] = _has_bfloat16(use_cpu=bool(values.get("use_cpu")))
     kinds = typing.get_type_hints(DynImgTrainingArguments)
     converted = {key: _converted(key, value, kinds[key]) for key, value in values.items()}
     try:
@@ -131,6 +141,15 @@ def build_arguments(values: Mapping[str, Any]) -> DynImgTrainingArguments:
         if isinstance(error, InputError):
             raise
         raise InputError(f"training: {' '.join(str(error).split())}") from error
+
+
+def _has_bfloat16(*, use_cpu: bool) -> bool:
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if not multiplies_bfloat16():
+        logger.info("bf16: auto: this CPU has no bfloat16 products; float32 is taken")
+        return False
+    return True
 
 
 def check_keys(values: Mapping[str, Any], known: Collection[str], where: str) -> None:

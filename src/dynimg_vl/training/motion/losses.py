@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layout import DynImgLayout
-from ...motion.paths import LABELS, is_shown
+from ...motion.paths import LABELS, is_shown, motion_labels
 from ...motion.render import match_points, pixel_points, truth_at
 from ...motion.world import CAMERA_KINDS, COLOURS, SHAPES, Scenes, object_centres
 
+IGNORE = -100
+"""The label of what has no loss."""
 FLOW_SCALE = 0.3
 """Velocities are regressed in units of 0.3 screens per gap, about their median."""
 
@@ -31,7 +33,9 @@ class MotionTargets:
     flow (B, P, 2), flow_weight (B, P), match (2, B, P, 2) the place of the content in the next [0] and previous [1]
     prompt frame, in screens, match_weight (2, B, P), frame (2, P) the rank of that prompt frame, covered (B, P) bool,
     kind (B, P) what covers the patch (0: the background, 1: a textured object, then the colours), shape (B, P) of what
-    covers it (0: the background), centre (B, P) bool, whether the middle of an object lies in it.
+    covers it (0: the background), centre (B, P) bool, whether the middle of an object lies in it, path (B, P) what the
+    object that covers it does, of `LABELS` (-100: the background), track (B, P, N, 2) how far away its content is in
+    each prompt frame, in screens, track_weight (B, P).
     """
 
     flow: Tensor
@@ -43,6 +47,9 @@ class MotionTargets:
     kind: Tensor
     shape: Tensor
     centre: Tensor
+    path: Tensor
+    track: Tensor
+    track_weight: Tensor
 
 
 def frame_grids(layout: DynImgLayout, is_apart: bool = False) -> list[tuple[int, int]]:
@@ -58,11 +65,12 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
     grids = frame_grids(layout, is_apart)
     before = layout.num_prompt_frames // 2
     last = layout.num_prompt_frames - 1
-    flow, weight, covered, kind, shape, centre = [], [], [], [], [], []
+    flow, weight, covered, kind, shape, centre, path, track = ([] for _ in range(8))
     places: list[list[Tensor]] = [[], []]
     seen: list[list[Tensor]] = [[], []]
     ranks: list[list[Tensor]] = [[], []]
     unchanging = scenes.cuts.isinf().all(1)
+    labels = motion_labels(scenes.kind_id, scenes.direction_id)
     for frame, grid in enumerate(grids):
         points = pixel_points(grid).to(times.device)
         at = times[:, frame : frame + 1]
@@ -72,6 +80,8 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
         kind.append(_of_cover(torch.where(scenes.textured, 1, 2 + scenes.colour_id), truth.layer[:, 0]))
         shape.append(_of_cover(1 + scenes.shape_id, truth.layer[:, 0]))
         centre.append(_centres(scenes, at, grid))
+        path.append(torch.where(covered[-1], _of_cover(labels, truth.layer[:, 0]), IGNORE))
+        track.append(_tracks(scenes, at, times[:, 1:], points))
         # Objects are few patches among many: three times the weight. A keyframe patch counts half, as there are many.
         weight.append((1 + 2 * covered[-1].float()) * unchanging[:, None] * (0.5 if frame == 0 else 1.0))
         for side, step in enumerate((1, -1)):
@@ -91,12 +101,24 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
         kind=torch.cat(kind, 1),
         shape=torch.cat(shape, 1),
         centre=torch.cat(centre, 1),
+        path=torch.cat(path, 1),
+        track=torch.cat(track, 1),
+        # What moves is what is to be learnt, and is few patches.
+        track_weight=(1 + 4 * torch.cat(covered, 1).float()) * unchanging[:, None],
     )
 
 
 def _of_cover(values: Tensor, layer: Tensor) -> Tensor:
     # values (B, S) of the objects, layer (B, P) of the patches, -1 for the background -> (B, P), 0 for the background.
     return torch.cat((torch.zeros_like(values[:, :1]), values), 1).gather(1, layer + 1)
+
+
+def _tracks(scenes: Scenes, at: Tensor, prompts: Tensor, points: Tensor) -> Tensor:
+    # How far away the content of points (P, 2) of the frames at `at` (B, 1) is at (B, N): (B, P, N, 2) screens. What
+    # has left the picture is followed for a screen at most.
+    num = prompts.shape[1]
+    found, _ = match_points(scenes, at.expand(-1, num), prompts, points)
+    return (found - points).clamp(-1, 1).transpose(1, 2)
 
 
 def _centres(scenes: Scenes, at: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -188,10 +210,24 @@ def watch_attention(block: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
+def track_loss(predicted: Tensor, targets: MotionTargets, keep: Tensor) -> Tensor:
+    """Compare distances read off each patch, (B, Q, 2 N), with the truth (smooth L1)."""
+    wanted = targets.track[:, keep].flatten(2) / FLOW_SCALE
+    error = F.smooth_l1_loss(predicted, wanted, beta=0.3, reduction="none").mean(-1)
+    weight = targets.track_weight[:, keep]
+    return (error * weight).sum() / weight.sum().clamp_min(1)
+
+
+def known_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Give the mean cross entropy of logits (..., C) over the labels (...) that are known; zero where none is."""
+    total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp_min(1)
+
+
 class MotionHeads(nn.Module):
     """Read motion off ViT tokens with linear maps; used in training, never saved with the model."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, num_prompt_frames: int = 4) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.flow = nn.Linear(width, 2)
@@ -199,11 +235,13 @@ class MotionHeads(nn.Module):
         self.kind = nn.Linear(width, 2 + len(COLOURS))
         self.shape = nn.Linear(width, 1 + len(SHAPES))
         self.centre = nn.Linear(width, 1)
+        self.path = nn.Linear(width, len(LABELS))
+        self.track = nn.Linear(width, 2 * max(num_prompt_frames, 1))
         self.camera = nn.Linear(width, len(CAMERA_KINDS))
         self.direction = nn.Linear(width, len(LABELS))
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Map tokens (B, Q, C) to predictions: flow, covered, kind, shape, centre per token, the rest per clip."""
+        """Map tokens (B, Q, C) to predictions: camera and direction per clip, the rest per token."""
         tokens = self.norm(tokens)
         mean = tokens.mean(1)
         return {
@@ -212,6 +250,8 @@ class MotionHeads(nn.Module):
             "kind": self.kind(tokens),
             "shape": self.shape(tokens),
             "centre": self.centre(tokens).squeeze(-1),
+            "path": self.path(tokens),
+            "track": self.track(tokens),
             "camera": self.camera(mean),
             "direction": self.direction(mean),
         }

@@ -95,6 +95,8 @@ class LossWeights:
     kind: float = 0.0
     shape: float = 0.0
     centre: float = 0.0
+    path: float = 0.0
+    track: float = 0.0
 
     def scaled(self, attention: float, heads: float) -> "LossWeights":
         """Multiply the weight of the attention loss and those of the heads; text is left."""
@@ -102,7 +104,7 @@ class LossWeights:
         return LossWeights(**{name: value * factors.get(name, heads) for name, value in vars(self).items()})
 
 
-OF_MOTION = ("attention", "flow", "camera", "direction")
+OF_MOTION = ("attention", "flow", "camera", "direction", "path", "track")
 """Losses of which the answer lies in more than one frame."""
 DENSE = (*OF_MOTION, "covered", "kind", "shape", "centre")
 """All losses but that on text; without prompt frames there are none."""
