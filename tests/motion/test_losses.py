@@ -190,6 +190,26 @@ def test_tracks_and_paths_are_those_of_the_scene():
     assert (targets.track_weight[~scenes.cuts.isinf().all(1)] == 0).all()
 
 
+def test_edges_are_distances_from_the_outline_in_patches():
+    scenes = sample_scenes(40, 4, torch.Generator().manual_seed(25), camera_share=0.0)
+    alone = torch.arange(3).expand(40, 3) == 0
+    scenes.present, scenes.kind_id = alone, torch.zeros_like(scenes.kind_id)
+    scenes.shape_id, scenes.aspect = torch.zeros_like(scenes.shape_id), torch.ones_like(scenes.aspect)
+    scenes.shown = torch.tensor([-math.inf, math.inf]).expand_as(scenes.shown)
+    times = torch.zeros(40, 5)
+    targets = motion_targets(scenes, times, LAYOUT)
+    for first, rows, columns in ((0, 12, 16), (192, 4, 4)):
+        for clip, patch, point in ((0, 0, 0), (3, 7, 5), (9, 11, 15), (17, 14, 10)):
+            row, column = divmod(patch, columns)
+            x = (column + (point % 4 + 0.5) / 4) / columns
+            y = (row + (point // 4 + 0.5) / 4) / rows
+            x, y = x - float(scenes.position[clip, 0, 0]), y - float(scenes.position[clip, 0, 1])
+            away = math.hypot(x, 0.75 * y) - float(scenes.radius[clip, 0])  # a circle on a picture of 4:3
+            assert float(targets.edge[clip, first + patch, point]) == pytest.approx(
+                max(-1, min(1, away * columns)), abs=1e-4
+            )
+
+
 def test_heads_name_every_motion_camera_colour_and_shape():
     found = MotionHeads(16)(torch.zeros(2, 5, 16))
     assert {name: tuple(part.shape) for name, part in found.items()} == {
@@ -200,6 +220,7 @@ def test_heads_name_every_motion_camera_colour_and_shape():
         "centre": (2, 5),
         "path": (2, 5, len(LABELS)),
         "track": (2, 5, 8),
+        "edge": (2, 5, 16),
         "camera": (2, len(CAMERA_KINDS)),
         "direction": (2, len(LABELS)),
     }

@@ -18,10 +18,12 @@ from torch.nn import functional as F
 from ...layout import DynImgLayout
 from ...motion.paths import LABELS, is_shown, motion_labels
 from ...motion.render import match_points, pixel_points, truth_at
-from ...motion.world import CAMERA_KINDS, COLOURS, SHAPES, Scenes, object_centres
+from ...motion.world import CAMERA_KINDS, COLOURS, SHAPES, Scenes, object_centres, object_distance
 
 IGNORE = -100
 """The label of what has no loss."""
+EDGE_POINTS = 4
+"""So many points of a patch in each direction have their distance to the nearest edge read off it."""
 FLOW_SCALE = 0.3
 """Velocities are regressed in units of 0.3 screens per gap, about their median."""
 
@@ -35,7 +37,8 @@ class MotionTargets:
     kind (B, P) what covers the patch (0: the background, 1: a textured object, then the colours), shape (B, P) of what
     covers it (0: the background), centre (B, P) bool, whether the middle of an object lies in it, path (B, P) what the
     object that covers it does, of `LABELS` (-100: the background), track (B, P, N, 2) how far away its content is in
-    each prompt frame, in screens, track_weight (B, P).
+    each prompt frame, in screens, track_weight (B, P), edge (B, P, 16) how far 4 x 4 points of the patch are from the
+    nearest edge of an object, in patches, from -1 (inside) to 1.
     """
 
     flow: Tensor
@@ -50,6 +53,7 @@ class MotionTargets:
     path: Tensor
     track: Tensor
     track_weight: Tensor
+    edge: Tensor
 
 
 def frame_grids(layout: DynImgLayout, is_apart: bool = False) -> list[tuple[int, int]]:
@@ -65,7 +69,7 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
     grids = frame_grids(layout, is_apart)
     before = layout.num_prompt_frames // 2
     last = layout.num_prompt_frames - 1
-    flow, weight, covered, kind, shape, centre, path, track = ([] for _ in range(8))
+    flow, weight, covered, kind, shape, centre, path, track, edge = ([] for _ in range(9))
     places: list[list[Tensor]] = [[], []]
     seen: list[list[Tensor]] = [[], []]
     ranks: list[list[Tensor]] = [[], []]
@@ -82,6 +86,7 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
         centre.append(_centres(scenes, at, grid))
         path.append(torch.where(covered[-1], _of_cover(labels, truth.layer[:, 0]), IGNORE))
         track.append(_tracks(scenes, at, times[:, 1:], points))
+        edge.append(_edges(scenes, at, grid))
         # Objects are few patches among many: three times the weight. A keyframe patch counts half, as there are many.
         weight.append((1 + 2 * covered[-1].float()) * unchanging[:, None] * (0.5 if frame == 0 else 1.0))
         for side, step in enumerate((1, -1)):
@@ -105,6 +110,7 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
         track=torch.cat(track, 1),
         # What moves is what is to be learnt, and is few patches.
         track_weight=(1 + 4 * torch.cat(covered, 1).float()) * unchanging[:, None],
+        edge=torch.cat(edge, 1),
     )
 
 
@@ -119,6 +125,15 @@ def _tracks(scenes: Scenes, at: Tensor, prompts: Tensor, points: Tensor) -> Tens
     num = prompts.shape[1]
     found, _ = match_points(scenes, at.expand(-1, num), prompts, points)
     return (found - points).clamp(-1, 1).transpose(1, 2)
+
+
+def _edges(scenes: Scenes, at: Tensor, grid: tuple[int, int]) -> Tensor:
+    # Distances of 4 x 4 points of each patch from the nearest edge (B, rows * columns, 16), in patches.
+    side = EDGE_POINTS
+    points = pixel_points((grid[0] * side, grid[1] * side)).to(at.device)
+    points = points.view(grid[0], side, grid[1], side, 2).transpose(1, 2).flatten(0, 3)
+    distance = object_distance(scenes, at, points.expand(*at.shape, -1, -1))[:, 0].amin(-1)
+    return (distance * grid[1]).clamp(-1, 1).unflatten(1, (-1, side**2))
 
 
 def _centres(scenes: Scenes, at: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -218,6 +233,15 @@ def track_loss(predicted: Tensor, targets: MotionTargets, keep: Tensor) -> Tenso
     return (error * weight).sum() / weight.sum().clamp_min(1)
 
 
+def edge_loss(predicted: Tensor, targets: MotionTargets, keep: Tensor) -> Tensor:
+    """Compare distances to the nearest edge, (B, Q, 16), with the truth (smooth L1)."""
+    wanted = targets.edge[:, keep]
+    error = F.smooth_l1_loss(predicted, wanted, beta=0.3, reduction="none").mean(-1)
+    # Patches far from any object, nine of ten, have one constant answer.
+    weight = 0.1 + (wanted.amin(-1) < 1).float()
+    return (error * weight).sum() / weight.sum()
+
+
 def known_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Give the mean cross entropy of logits (..., C) over the labels (...) that are known; zero where none is."""
     total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORE, reduction="sum")
@@ -236,6 +260,7 @@ class MotionHeads(nn.Module):
         self.shape = nn.Linear(width, 1 + len(SHAPES))
         self.centre = nn.Linear(width, 1)
         self.path = nn.Linear(width, len(LABELS))
+        self.edge = nn.Linear(width, EDGE_POINTS**2)
         self.track = nn.Linear(width, 2 * max(num_prompt_frames, 1))
         self.camera = nn.Linear(width, len(CAMERA_KINDS))
         self.direction = nn.Linear(width, len(LABELS))
@@ -251,6 +276,7 @@ class MotionHeads(nn.Module):
             "shape": self.shape(tokens),
             "centre": self.centre(tokens).squeeze(-1),
             "path": self.path(tokens),
+            "edge": self.edge(tokens),
             "track": self.track(tokens),
             "camera": self.camera(mean),
             "direction": self.direction(mean),

@@ -97,6 +97,7 @@ class LossWeights:
     centre: float = 0.0
     path: float = 0.0
     track: float = 0.0
+    edge: float = 0.0
 
     def scaled(self, attention: float, heads: float) -> "LossWeights":
         """Multiply the weight of the attention loss and those of the heads; text is left."""
@@ -106,7 +107,7 @@ class LossWeights:
 
 OF_MOTION = ("attention", "flow", "camera", "direction", "path", "track")
 """Losses of which the answer lies in more than one frame."""
-DENSE = (*OF_MOTION, "covered", "kind", "shape", "centre")
+DENSE = (*OF_MOTION, "covered", "kind", "shape", "centre", "edge")
 """All losses but that on text; without prompt frames there are none."""
 
 

@@ -24,6 +24,7 @@ from .losses import (
     MotionHeads,
     MotionTargets,
     attention_loss,
+    edge_loss,
     flow_loss,
     frame_grids,
     known_cross_entropy,
@@ -132,6 +133,7 @@ class MotionLearner(nn.Module):
         # Of what covers them: among all patches, the one in fifteen that has a shape counts for nothing.
         shape = targets.shape[:, keep]
         losses["shape"] = known_cross_entropy(read["shape"], torch.where(shape > 0, shape, IGNORE))
+        losses["edge"] = edge_loss(read["edge"], targets, keep)
         # One patch in a hundred holds a centre.
         centre = targets.centre[:, keep].float()
         losses["centre"] = F.binary_cross_entropy_with_logits(read["centre"], centre, pos_weight=centre.new_tensor(8.0))
