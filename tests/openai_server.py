@@ -165,6 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 1 << 16  # head and body in one packet: in two, the client's delayed acknowledgement costs 40 ms
     server: _Server
+    is_counted = False
 
     def log_message(self, *arguments):
         """Tests are quiet."""
@@ -177,6 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
         owner = self.server.owner
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         fault = owner.begin(body, {name.lower(): value for name, value in self.headers.items()}) or Fault()
+        self.is_counted = True
         try:
             if fault.hang_seconds:
                 owner.closing.wait(fault.hang_seconds)
@@ -187,7 +189,12 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._answer(body, fault)
         finally:
-            owner.end()
+            self._end()
+
+    def _end(self) -> None:
+        if self.is_counted:
+            self.is_counted = False
+            self.server.owner.end()
 
     def _answer(self, body: dict[str, Any], fault: Fault) -> None:
         owner = self.server.owner
@@ -234,6 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers: dict[str, str] | None = None,
         cut_bytes: int | None = None,
     ) -> None:
+        self._end()  # before the answer goes out: whoever has it may begin another at once
         if cut_bytes == 0:
             self._reset()
             return

@@ -73,8 +73,8 @@ def test_silence_has_an_end(question):
     patience = Patience(attempts=2, backoff_seconds=0.001, timeout_seconds=0.3)
     with OpenAIServer(faults=[hang(), hang()]) as server:
         (prediction,) = ask(server, question, patience=patience)
-    assert "no answer within 0.3 s" in prediction.error
-    assert len(server.requests) == 2
+    # Not what the server has noted: a busy one may read a request after its sender has given up.
+    assert prediction.error == "no answer within 0.3 s (2 attempts)"
 
 
 @pytest.mark.parametrize(

@@ -357,28 +357,28 @@ def wait_for_lines(path, count, process):
 
 @pytest.mark.parametrize("kind", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_killed_and_started_again_it_ends_in_the_same_file(tmp_path, kind):
-    """The worker writes each line in two halves with a pause between, so that it often dies within one."""
+    """The worker stops in the middle of a line, after three of them and then after five more."""
     path = tmp_path / "run" / "predictions.jsonl"
-    for count in (3, 8):
-        process = start(tmp_path / "run", 0, 1, 0.004)
+    for count, own in ((3, 3), (8, 5)):
+        process = start(tmp_path / "run", 0, 1, own)
         wait_for_lines(path, count, process)
         os.killpg(process.pid, kind)
         assert process.wait(30) == (-kind if kind == signal.SIGKILL else 130)
         assert RunFiles(tmp_path / "run").active() == []
-    assert start(tmp_path / "run", 0, 1, 0).wait(60) == 0
-    assert start(tmp_path / "whole", 0, 1, 0).wait(60) == 0
+    assert start(tmp_path / "run", 0, 1).wait(60) == 0
+    assert start(tmp_path / "whole", 0, 1).wait(60) == 0
     assert content(path) == content(tmp_path / "whole" / "predictions.jsonl")
 
 
 @pytest.mark.slow
 def test_processes_at_once_and_one_killed(tmp_path):
     path = tmp_path / "run" / "predictions.jsonl"
-    processes = [start(tmp_path / "run", index, 3, 0.004) for index in range(3)]
+    processes = [start(tmp_path / "run", index, 3, *([2] if index == 1 else [])) for index in range(3)]
     wait_for_lines(tmp_path / "run" / "predictions.1-of-3.jsonl", 2, processes[1])
     os.killpg(processes[1].pid, signal.SIGKILL)
     assert [process.wait(60) for process in processes] == [0, -signal.SIGKILL, 0]
     assert not path.exists()
-    processes = [start(tmp_path / "run", index, 2, 0) for index in range(2)]
+    processes = [start(tmp_path / "run", index, 2) for index in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]
-    assert start(tmp_path / "whole", 0, 1, 0).wait(60) == 0
+    assert start(tmp_path / "whole", 0, 1).wait(60) == 0
     assert content(path) == content(tmp_path / "whole" / "predictions.jsonl")
