@@ -6,6 +6,7 @@ import torch
 
 from dynimg_vl import InputError
 from dynimg_vl.answering import Answerer, embedded_model
+from dynimg_vl.cli.app import main
 from dynimg_vl.model import load_pretrained, quantization
 from tiny import save_tiny
 
@@ -36,6 +37,15 @@ def test_the_language_model_is_quantized_and_answers_alike(kind, bound, share):
     assert (given - expected).norm() / expected.norm() < bound
     reply = answerer.start(answerer.look(frames, fps=4)).ask("Which way does the object move?", max_new_tokens=4)
     assert reply.num_new_tokens
+
+
+@has_bitsandbytes
+def test_the_command_answers_without_a_line_for_each_layer(ball_video, capsys, caplog):
+    with pytest.raises(SystemExit) as stop:
+        main(["ask", str(ball_video), "Does anything move?", "--quantize", "8bit", "--device", "cpu"])
+    assert not stop.value.code
+    assert capsys.readouterr().out.count("\n") == 1
+    assert not [record for record in caplog.records if record.name.startswith("bitsandbytes")]
 
 
 def test_what_cannot_be_quantized_is_one_line(tmp_path, monkeypatch):

@@ -24,8 +24,9 @@ def load_answerer(model: str | None, **loading: Any) -> "Answerer":
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # in a file it would be noise
-    for library in ("transformers", "huggingface_hub"):
-        getLogger(library).setLevel(ERROR)  # what matters of it comes as one line of ours
+    # What matters of them comes as one line of ours; bitsandbytes has a line for each layer and each word of an answer.
+    for library in ("transformers", "huggingface_hub", "bitsandbytes"):
+        getLogger(library).setLevel(ERROR)
     answerer = Answerer.from_pretrained(model, **given(**loading))
     # Threads that wait for one another cost a small model more than they bring: 0.05 s an answer with one, 0.2 to 1.0 s
     # with two on a busy machine of two cores (the embedded model).
