@@ -109,6 +109,13 @@ def test_a_web_page_in_place_of_an_answer_is_called_so(question, streamed):
     assert len(server.requests) == 3
 
 
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_a_web_page_of_a_gateway_is_called_so_with_the_address_of_the_endpoint(question, status):
+    with OpenAIServer(faults=lambda number, body: html(status)) as server:
+        (prediction,) = ask(server, question)
+    assert prediction.error == f"{server.base_url} answered with a web page: Error code: {status} (3 attempts)"
+
+
 def test_without_a_key_it_is_asked_for(question):
     with OpenAIServer(faults=[wrong_key()]) as server, pytest.raises(ChatStopped, match="set OPENAI_API_KEY"):
         ask(server, question, key="none")

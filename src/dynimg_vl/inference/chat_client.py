@@ -267,7 +267,9 @@ class ChatClient:
         if status == 404:
             return ChatStopped(f"{self.endpoint} has no model {self.model!r} ({message}); check both names")
         if status in (408, 409, 429) or status >= 500:
-            return _TransientError(message, _retry_after(error.response.headers))
+            page = " with a web page" if "html" in error.response.headers.get("content-type", "") else ""
+            said = f"{self.endpoint} answered{page}: {message}"
+            return _TransientError(said, _retry_after(error.response.headers))
         return ChatError("refused" if code == "content_filter" else "rejected", message)
 
     def _line(self, error: Any) -> str:
