@@ -88,7 +88,8 @@ def read_config(name: str) -> DynImgConfig:
         config = AutoConfig.from_pretrained(name)
     if not isinstance(config, DynImgConfig):
         raise InputError(
-            f"{name} holds a {config.model_type!r} model, not a DynImg; `dynimg-vl init` builds one from parts"
+            f"{name} holds a {config.model_type!r} model, not a DynImg; `dynimg-vl convert` makes one of a "
+            "LLaVA-OneVision, `dynimg-vl init` of parts"
         )
     return config
 
