@@ -2,10 +2,12 @@ import json
 import shutil
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from dynimg_vl import DynImgConfig, DynImgForConditionalGeneration, InputError
 from dynimg_vl.cli import doctor as doctor_module
+from dynimg_vl.cli import machine as machine_module
 from dynimg_vl.cli.app import dynimg_vl
 from dynimg_vl.cli.doctor import examine
 from dynimg_vl.cli.machine import Device, Machine, this_machine
@@ -64,6 +66,19 @@ def test_what_fits_depends_on_memory(ram, gpu, expected):
     assert all(kinds == list(FORMATS) for kinds in fits(facts, "embedded").values())
 
 
+@pytest.mark.parametrize(
+    ("processor", "capability", "slow"),
+    [("x86_64", "AVX2", ["bfloat16"]), ("AMD64", "AVX512", []), ("aarch64", "DEFAULT", [])],
+)
+def test_a_processor_without_instructions_for_bfloat16_is_called_slow_at_it(monkeypatch, processor, capability, slow):
+    monkeypatch.setattr(machine_module.platform, "machine", lambda: processor)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    facts = json.loads(CliRunner().invoke(dynimg_vl, ["doctor", "--json"], standalone_mode=False).output)
+    assert facts["devices"][-1]["slow_dtypes"] == slow
+    output = CliRunner().invoke(dynimg_vl, ["doctor"], standalone_mode=False).output
+    assert ("float32, bfloat16 (slow)\n" in output) == bool(slow)
+
+
 def test_a_card_without_bfloat16_takes_float16_and_apples_quantize_nothing():
     assert "bfloat16" in fits(examine(machine(gpu=24, bfloat16=False)), "7B")["cuda:0"]
     apple = Device("mps", "Apple GPU", 64 * GB, 64 * GB, ("float32", "float16", "bfloat16"))
@@ -78,8 +93,8 @@ def test_the_report_says_what_is_missing(monkeypatch):
     assert result.exception is None
     assert "  peft          -" in result.output
     assert "cpu: 4bit" in result.output
-    assert "16.1 GB to download" in result.output
-    assert "not enough disk" in result.output
+    command = "dynimg-vl convert llava-hf/llava-onevision-qwen2-7b-ov-hf -o FOLDER"
+    assert f"16.1 GB to download: {command}; not enough disk" in result.output
     facts = json.loads(CliRunner().invoke(dynimg_vl, ["doctor", "--json"], standalone_mode=False).output)
     assert facts["models"][2]["memory_gb"]["bfloat16"] == pytest.approx(17.2, abs=0.1)
 

@@ -79,6 +79,7 @@ def _device(device: Device) -> dict[str, Any]:
         "memory_gb": round(device.memory / GB, 1),
         "free_gb": round(device.free / GB, 1),
         "dtypes": list(device.dtypes),
+        "slow_dtypes": list(device.slow),
     }
 
 
@@ -168,7 +169,7 @@ def _show(facts: dict[str, Any]) -> None:
     for each in facts["devices"]:
         click.echo(
             f"{each['device']}: {each['name']}, {each['free_gb']} of {each['memory_gb']} GB free, "
-            f"{', '.join(each['dtypes'])}"
+            f"{', '.join(f'{kind} (slow)' if kind in each['slow_dtypes'] else kind for kind in each['dtypes'])}"
         )
     click.echo("\npackages")
     for name, each in facts["packages"].items():
@@ -178,7 +179,8 @@ def _show(facts: dict[str, Any]) -> None:
         _show_sizes(each["name"], each)
         if each["source"]:
             room = "" if each["disk_fits"] else "; not enough disk to keep it and its conversion"
-            click.echo(f"            {each['download_gb']} GB to download: dynimg-vl convert {each['source']}{room}")
+            command = f"dynimg-vl convert {each['source']} -o FOLDER"
+            click.echo(f"            {each['download_gb']} GB to download: {command}{room}")
     if "model" in facts:
         _show_model(facts["model"])
 

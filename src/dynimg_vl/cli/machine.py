@@ -1,6 +1,7 @@
 """What a machine has: memory, disk, devices, packages."""
 
 import os
+import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,13 +25,17 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class Device:
-    """Describe what can compute: `name` as --device takes it, its memory in bytes, and what its weights can be."""
+    """Describe what can compute: `name` as --device takes it, its memory in bytes, and what its weights can be.
+
+    `slow` are those of `dtypes` that it has no instructions for.
+    """
 
     name: str
     label: str
     memory: int
     free: int
     dtypes: tuple[str, ...]
+    slow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def this_machine() -> Machine:
         ram_available=available,
         disk_free=shutil.disk_usage(cache).free,
         disk=str(cache),
-        devices=(*_accelerators(), Device("cpu", "CPU", ram, available, ("float32", "bfloat16"))),
+        devices=(*_accelerators(), _cpu(ram, available)),
         packages={name: _version(name) for name in PACKAGES},
     )
 
@@ -85,6 +90,19 @@ def _number(path: Path) -> int | None:
         return int(path.read_text())
     except (OSError, ValueError):  # absent, or "max"
         return None
+
+
+def _cpu(ram: int, available: int) -> Device:
+    import torch
+
+    # Without AVX-512, oneDNN has no products of bfloat16 and plain loops take their place: 11 times as slow as float32
+    # (docs/log.md). On ARM and elsewhere it is not known.
+    slow = ("bfloat16",) if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2") and _is_x86() else ()
+    return Device("cpu", "CPU", ram, available, ("float32", "bfloat16"), slow)
+
+
+def _is_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
 
 
 def _accelerators() -> list[Device]:
