@@ -13,6 +13,8 @@ are measured end to end through `LocalEngine`, against both of its stages alone:
 on a video that is decoded once. `overlap` is the end-to-end rate over that of the slower stage. What a run takes to
 start is left out of all three.
 
+The comparison with the source of a converted model, a LLaVA-OneVision with its own video input, is `against_source.py`.
+
 Random weights say nothing of answers and everything of speed. On a CPU, peak memory is that of a process of its own.
 """
 
