@@ -1,4 +1,5 @@
 import json
+import platform
 import shutil
 
 import pytest
@@ -7,7 +8,6 @@ from click.testing import CliRunner
 
 from dynimg_vl import DynImgConfig, DynImgForConditionalGeneration, InputError
 from dynimg_vl.cli import doctor as doctor_module
-from dynimg_vl.cli import machine as machine_module
 from dynimg_vl.cli.app import dynimg_vl
 from dynimg_vl.cli.doctor import examine
 from dynimg_vl.cli.machine import Device, Machine, this_machine
@@ -71,7 +71,7 @@ def test_what_fits_depends_on_memory(ram, gpu, expected):
     [("x86_64", "AVX2", ["bfloat16"]), ("AMD64", "AVX512", []), ("aarch64", "DEFAULT", [])],
 )
 def test_a_processor_without_instructions_for_bfloat16_is_called_slow_at_it(monkeypatch, processor, capability, slow):
-    monkeypatch.setattr(machine_module.platform, "machine", lambda: processor)
+    monkeypatch.setattr(platform, "machine", lambda: processor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     facts = json.loads(CliRunner().invoke(dynimg_vl, ["doctor", "--json"], standalone_mode=False).output)
     assert facts["devices"][-1]["slow_dtypes"] == slow

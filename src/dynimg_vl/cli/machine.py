@@ -1,7 +1,6 @@
 """What a machine has: memory, disk, devices, packages."""
 
 import os
-import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -93,16 +92,10 @@ def _number(path: Path) -> int | None:
 
 
 def _cpu(ram: int, available: int) -> Device:
-    import torch
+    from ..model.cpu_bfloat16 import multiplies_bfloat16
 
-    # Without AVX-512, oneDNN has no products of bfloat16 and plain loops take their place: 11 times as slow as float32
-    # (docs/log.md). On ARM and elsewhere it is not known.
-    slow = ("bfloat16",) if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2") and _is_x86() else ()
+    slow = ("bfloat16",) if multiplies_bfloat16() is False else ()
     return Device("cpu", "CPU", ram, available, ("float32", "bfloat16"), slow)
-
-
-def _is_x86() -> bool:
-    return platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
 
 
 def _accelerators() -> list[Device]:

@@ -13,7 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..errors import InputError
-from .cpu_bfloat16 import multiplies_bfloat16
+from ..model.cpu_bfloat16 import multiplies_bfloat16
 from .resuming import FORCE
 
 logger = logging.getLogger(__name__)
@@ -146,10 +146,12 @@ def build_arguments(values: Mapping[str, Any]) -> DynImgTrainingArguments:
 def _has_bfloat16(*, use_cpu: bool) -> bool:
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if not multiplies_bfloat16():
-        logger.info("bf16: auto: this CPU has no bfloat16 products; float32 is taken")
-        return False
-    return True
+    found = multiplies_bfloat16()
+    if not found:
+        logger.info(
+            "bf16: auto takes float32: it is %s", "slow here in bfloat16" if found is False else "safe anywhere"
+        )
+    return bool(found)
 
 
 def check_keys(values: Mapping[str, Any], known: Collection[str], where: str) -> None:

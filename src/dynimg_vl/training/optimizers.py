@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .cpu_bfloat16 import multiplies_bfloat16
+from ..model.cpu_bfloat16 import multiplies_bfloat16
 
 MUON_MOMENTUM = 0.95
 
@@ -97,7 +97,7 @@ def _orthogonal(matrix: Tensor, factors: tuple[float, float, float], steps: int,
 
 def _has_bfloat16(groups: Iterable[dict[str, Any]]) -> bool:
     devices = {each.device.type for group in groups for each in group["params"]}
-    return devices != {"cpu"} or multiplies_bfloat16()
+    return devices != {"cpu"} or multiplies_bfloat16() is not False
 
 
 def is_muon(group: dict[str, Any]) -> bool:
