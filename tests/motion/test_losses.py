@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from dynimg_vl.layout import DynImgLayout
-from dynimg_vl.motion.paths import LABELS, motion_labels
+from dynimg_vl.motion.paths import LABELS
 from dynimg_vl.motion.world import CAMERA_KINDS, COLOURS, SHAPES, object_centres, sample_scenes
 from dynimg_vl.training.motion.data import choose_tokens, draw_dynimgs, prompt_times, tile_tokens
 from dynimg_vl.training.motion.losses import (
-    IGNORE,
     MotionHeads,
     attention_loss,
     bilinear_neighbours,
@@ -166,50 +165,6 @@ def test_targets_name_what_covers_each_patch():
             assert set((part.nonzero().flatten() + first).tolist()) == wanted
 
 
-def test_tracks_and_paths_are_those_of_the_scene():
-    num = 300
-    scenes = sample_scenes(num, 4, torch.Generator().manual_seed(15), camera_share=0.5)
-    times = torch.cat((torch.zeros(num, 1), prompt_times(num, torch.Generator().manual_seed(16))), 1)
-    targets = motion_targets(scenes, times, LAYOUT)
-    labels = motion_labels(scenes.kind_id, scenes.direction_id)
-    centres = object_centres(scenes, times)
-    for clip in range(num):
-        # A background point p of the keyframe is at 0.5 + (p - 0.5 - c t) / exp(zoom t).
-        t, zoom, camera = times[clip, 1:, None], scenes.zoom[clip], scenes.camera[clip]
-        point = torch.tensor([0.5 / 16, 0.5 / 12])  # the first patch of 12 rows of 16
-        if not targets.covered[clip, 0]:
-            moved = 0.5 + (point - 0.5 - camera * t) / (zoom * t).exp() - point
-            assert torch.allclose(targets.track[clip, 0], moved.clamp(-1, 1), atol=1e-5)
-            assert targets.path[clip, 0] == IGNORE
-        if int(scenes.num_objects[clip]) == 1 and scenes.camera_id[clip] == 0 and targets.centre[clip, :192].any():
-            (patch,) = targets.centre[clip, :192].nonzero().flatten()
-            away = (centres[clip, 1:, 0] - centres[clip, 0, 0]).clamp(-1, 1)
-            if targets.covered[clip, patch]:  # not between the arms of a triangle
-                assert torch.allclose(targets.track[clip, patch], away, atol=1e-5)
-                assert targets.path[clip, patch] == labels[clip, 0]
-    assert (targets.track_weight[~scenes.cuts.isinf().all(1)] == 0).all()
-
-
-def test_edges_are_distances_from_the_outline_in_patches():
-    scenes = sample_scenes(40, 4, torch.Generator().manual_seed(25), camera_share=0.0)
-    alone = torch.arange(3).expand(40, 3) == 0
-    scenes.present, scenes.kind_id = alone, torch.zeros_like(scenes.kind_id)
-    scenes.shape_id, scenes.aspect = torch.zeros_like(scenes.shape_id), torch.ones_like(scenes.aspect)
-    scenes.shown = torch.tensor([-math.inf, math.inf]).expand_as(scenes.shown)
-    times = torch.zeros(40, 5)
-    targets = motion_targets(scenes, times, LAYOUT)
-    for first, rows, columns in ((0, 12, 16), (192, 4, 4)):
-        for clip, patch, point in ((0, 0, 0), (3, 7, 5), (9, 11, 15), (17, 14, 10)):
-            row, column = divmod(patch, columns)
-            x = (column + (point % 4 + 0.5) / 4) / columns
-            y = (row + (point // 4 + 0.5) / 4) / rows
-            x, y = x - float(scenes.position[clip, 0, 0]), y - float(scenes.position[clip, 0, 1])
-            away = math.hypot(x, 0.75 * y) - float(scenes.radius[clip, 0])  # a circle on a picture of 4:3
-            assert float(targets.edge[clip, first + patch, point]) == pytest.approx(
-                max(-1, min(1, away * columns)), abs=1e-4
-            )
-
-
 def test_heads_name_every_motion_camera_colour_and_shape():
     found = MotionHeads(16)(torch.zeros(2, 5, 16))
     assert {name: tuple(part.shape) for name, part in found.items()} == {
@@ -218,9 +173,6 @@ def test_heads_name_every_motion_camera_colour_and_shape():
         "kind": (2, 5, 2 + len(COLOURS)),
         "shape": (2, 5, 1 + len(SHAPES)),
         "centre": (2, 5),
-        "path": (2, 5, len(LABELS)),
-        "track": (2, 5, 8),
-        "edge": (2, 5, 16),
         "camera": (2, len(CAMERA_KINDS)),
         "direction": (2, len(LABELS)),
     }

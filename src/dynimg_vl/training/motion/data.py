@@ -23,8 +23,10 @@ from ...motion.render import pixel_points, render, render_points
 from ...motion.textures import PictureBank
 from ...motion.wordings import ALL_FAMILIES
 from ...motion.world import Scenes, sample_scenes
-from .losses import IGNORE, MotionTargets, motion_targets
+from .losses import MotionTargets, motion_targets
 from .settings import BatchPlan
+
+IGNORE = -100
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layout import DynImgLayout
-from ...motion.paths import LABELS, is_shown, motion_labels
+from ...motion.paths import LABELS, is_shown
 from ...motion.render import match_points, pixel_points, truth_at
-from ...motion.world import CAMERA_KINDS, COLOURS, SHAPES, Scenes, object_centres, object_distance
+from ...motion.world import CAMERA_KINDS, COLOURS, SHAPES, Scenes, object_centres
 
-IGNORE = -100
-"""The label of what has no loss."""
-EDGE_POINTS = 4
-"""So many points of a patch in each direction have their distance to the nearest edge read off it."""
 FLOW_SCALE = 0.3
 """Velocities are regressed in units of 0.3 screens per gap, about their median."""
 
@@ -35,10 +31,7 @@ class MotionTargets:
     flow (B, P, 2), flow_weight (B, P), match (2, B, P, 2) the place of the content in the next [0] and previous [1]
     prompt frame, in screens, match_weight (2, B, P), frame (2, P) the rank of that prompt frame, covered (B, P) bool,
     kind (B, P) what covers the patch (0: the background, 1: a textured object, then the colours), shape (B, P) of what
-    covers it (0: the background), centre (B, P) bool, whether the middle of an object lies in it, path (B, P) what the
-    object that covers it does, of `LABELS` (-100: the background), track (B, P, N, 2) how far away its content is in
-    each prompt frame, in screens, track_weight (B, P), edge (B, P, 16) how far 4 x 4 points of the patch are from the
-    nearest edge of an object, in patches, from -1 (inside) to 1.
+    covers it (0: the background), centre (B, P) bool, whether the middle of an object lies in it.
     """
 
     flow: Tensor
@@ -50,10 +43,6 @@ class MotionTargets:
     kind: Tensor
     shape: Tensor
     centre: Tensor
-    path: Tensor
-    track: Tensor
-    track_weight: Tensor
-    edge: Tensor
 
 
 def frame_grids(layout: DynImgLayout, is_apart: bool = False) -> list[tuple[int, int]]:
@@ -69,12 +58,11 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
     grids = frame_grids(layout, is_apart)
     before = layout.num_prompt_frames // 2
     last = layout.num_prompt_frames - 1
-    flow, weight, covered, kind, shape, centre, path, track, edge = ([] for _ in range(9))
+    flow, weight, covered, kind, shape, centre = [], [], [], [], [], []
     places: list[list[Tensor]] = [[], []]
     seen: list[list[Tensor]] = [[], []]
     ranks: list[list[Tensor]] = [[], []]
     unchanging = scenes.cuts.isinf().all(1)
-    labels = motion_labels(scenes.kind_id, scenes.direction_id)
     for frame, grid in enumerate(grids):
         points = pixel_points(grid).to(times.device)
         at = times[:, frame : frame + 1]
@@ -84,9 +72,6 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
         kind.append(_of_cover(torch.where(scenes.textured, 1, 2 + scenes.colour_id), truth.layer[:, 0]))
         shape.append(_of_cover(1 + scenes.shape_id, truth.layer[:, 0]))
         centre.append(_centres(scenes, at, grid))
-        path.append(torch.where(covered[-1], _of_cover(labels, truth.layer[:, 0]), IGNORE))
-        track.append(_tracks(scenes, at, times[:, 1:], points))
-        edge.append(_edges(scenes, at, grid))
         # Objects are few patches among many: three times the weight. A keyframe patch counts half, as there are many.
         weight.append((1 + 2 * covered[-1].float()) * unchanging[:, None] * (0.5 if frame == 0 else 1.0))
         for side, step in enumerate((1, -1)):
@@ -106,34 +91,12 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
         kind=torch.cat(kind, 1),
         shape=torch.cat(shape, 1),
         centre=torch.cat(centre, 1),
-        path=torch.cat(path, 1),
-        track=torch.cat(track, 1),
-        # What moves is what is to be learnt, and is few patches.
-        track_weight=(1 + 4 * torch.cat(covered, 1).float()) * unchanging[:, None],
-        edge=torch.cat(edge, 1),
     )
 
 
 def _of_cover(values: Tensor, layer: Tensor) -> Tensor:
     # values (B, S) of the objects, layer (B, P) of the patches, -1 for the background -> (B, P), 0 for the background.
     return torch.cat((torch.zeros_like(values[:, :1]), values), 1).gather(1, layer + 1)
-
-
-def _tracks(scenes: Scenes, at: Tensor, prompts: Tensor, points: Tensor) -> Tensor:
-    # How far away the content of points (P, 2) of the frames at `at` (B, 1) is at (B, N): (B, P, N, 2) screens. What
-    # has left the picture is followed for a screen at most.
-    num = prompts.shape[1]
-    found, _ = match_points(scenes, at.expand(-1, num), prompts, points)
-    return (found - points).clamp(-1, 1).transpose(1, 2)
-
-
-def _edges(scenes: Scenes, at: Tensor, grid: tuple[int, int]) -> Tensor:
-    # Distances of 4 x 4 points of each patch from the nearest edge (B, rows * columns, 16), in patches.
-    side = EDGE_POINTS
-    points = pixel_points((grid[0] * side, grid[1] * side)).to(at.device)
-    points = points.view(grid[0], side, grid[1], side, 2).transpose(1, 2).flatten(0, 3)
-    distance = object_distance(scenes, at, points.expand(*at.shape, -1, -1))[:, 0].amin(-1)
-    return (distance * grid[1]).clamp(-1, 1).unflatten(1, (-1, side**2))
 
 
 def _centres(scenes: Scenes, at: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -225,33 +188,10 @@ def watch_attention(block: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def track_loss(predicted: Tensor, targets: MotionTargets, keep: Tensor) -> Tensor:
-    """Compare distances read off each patch, (B, Q, 2 N), with the truth (smooth L1)."""
-    wanted = targets.track[:, keep].flatten(2) / FLOW_SCALE
-    error = F.smooth_l1_loss(predicted, wanted, beta=0.3, reduction="none").mean(-1)
-    weight = targets.track_weight[:, keep]
-    return (error * weight).sum() / weight.sum().clamp_min(1)
-
-
-def edge_loss(predicted: Tensor, targets: MotionTargets, keep: Tensor) -> Tensor:
-    """Compare distances to the nearest edge, (B, Q, 16), with the truth (smooth L1)."""
-    wanted = targets.edge[:, keep]
-    error = F.smooth_l1_loss(predicted, wanted, beta=0.3, reduction="none").mean(-1)
-    # Patches far from any object, nine of ten, have one constant answer.
-    weight = 0.1 + (wanted.amin(-1) < 1).float()
-    return (error * weight).sum() / weight.sum()
-
-
-def known_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Give the mean cross entropy of logits (..., C) over the labels (...) that are known; zero where none is."""
-    total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORE, reduction="sum")
-    return total / (labels != IGNORE).sum().clamp_min(1)
-
-
 class MotionHeads(nn.Module):
     """Read motion off ViT tokens with linear maps; used in training, never saved with the model."""
 
-    def __init__(self, width: int, num_prompt_frames: int = 4) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.flow = nn.Linear(width, 2)
@@ -259,14 +199,11 @@ class MotionHeads(nn.Module):
         self.kind = nn.Linear(width, 2 + len(COLOURS))
         self.shape = nn.Linear(width, 1 + len(SHAPES))
         self.centre = nn.Linear(width, 1)
-        self.path = nn.Linear(width, len(LABELS))
-        self.edge = nn.Linear(width, EDGE_POINTS**2)
-        self.track = nn.Linear(width, 2 * max(num_prompt_frames, 1))
         self.camera = nn.Linear(width, len(CAMERA_KINDS))
         self.direction = nn.Linear(width, len(LABELS))
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Map tokens (B, Q, C) to predictions: camera and direction per clip, the rest per token."""
+        """Map tokens (B, Q, C) to predictions: flow, covered, kind, shape, centre per token, the rest per clip."""
         tokens = self.norm(tokens)
         mean = tokens.mean(1)
         return {
@@ -275,9 +212,6 @@ class MotionHeads(nn.Module):
             "kind": self.kind(tokens),
             "shape": self.shape(tokens),
             "centre": self.centre(tokens).squeeze(-1),
-            "path": self.path(tokens),
-            "edge": self.edge(tokens),
-            "track": self.track(tokens),
             "camera": self.camera(mean),
             "direction": self.direction(mean),
         }

@@ -95,9 +95,6 @@ class LossWeights:
     kind: float = 0.0
     shape: float = 0.0
     centre: float = 0.0
-    path: float = 0.0
-    track: float = 0.0
-    edge: float = 0.0
 
     def scaled(self, attention: float, heads: float) -> "LossWeights":
         """Multiply the weight of the attention loss and those of the heads; text is left."""
@@ -105,9 +102,9 @@ class LossWeights:
         return LossWeights(**{name: value * factors.get(name, heads) for name, value in vars(self).items()})
 
 
-OF_MOTION = ("attention", "flow", "camera", "direction", "path", "track")
+OF_MOTION = ("attention", "flow", "camera", "direction")
 """Losses of which the answer lies in more than one frame."""
-DENSE = (*OF_MOTION, "covered", "kind", "shape", "centre", "edge")
+DENSE = (*OF_MOTION, "covered", "kind", "shape", "centre")
 """All losses but that on text; without prompt frames there are none."""
 
 

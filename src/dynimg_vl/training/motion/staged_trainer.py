@@ -38,7 +38,7 @@ def build_learner(model: Any, tokenizer: PreTrainedTokenizerBase, path: str | No
         tokenizer: of the model.
         path: the folder that the model is from; heads that lie beside it and fit are taken up.
     """
-    heads = MotionHeads(model.config.vision_config.hidden_size, model.config.num_prompt_frames)
+    heads = MotionHeads(model.config.vision_config.hidden_size)
     file = None if path is None else Path(path) / HEADS_FILE
     if file is not None and file.is_file():
         own = heads.state_dict()

@@ -18,19 +18,8 @@ from ...layout import DynImgLayout
 from ...model import DynImgForConditionalGeneration
 from ...model.tile_encoding import encode_apart, frame_of_patches
 from ...motion.wordings import ALL_FAMILIES
-from .data import MotionBatch, PackedText, View
-from .losses import (
-    IGNORE,
-    MotionHeads,
-    MotionTargets,
-    attention_loss,
-    edge_loss,
-    flow_loss,
-    frame_grids,
-    known_cross_entropy,
-    track_loss,
-    watch_attention,
-)
+from .data import IGNORE, MotionBatch, PackedText, View
+from .losses import MotionHeads, MotionTargets, attention_loss, flow_loss, frame_grids, watch_attention
 
 ATTENTION_BLOCK = 1
 """The ViT block whose first two heads are supervised: the second."""
@@ -126,21 +115,16 @@ class MotionLearner(nn.Module):
         if scores is not None:
             losses["attention"] = attention_loss(scores, targets, self.layout, keep)
             losses["flow"] = flow_loss(read["flow"], targets, keep)
-            losses["track"] = track_loss(read["track"], targets, keep)
-            losses["path"] = known_cross_entropy(read["path"], targets.path[:, keep])
         losses["covered"] = F.binary_cross_entropy_with_logits(read["covered"], targets.covered[:, keep].float())
         losses["kind"] = F.cross_entropy(read["kind"].flatten(0, 1), targets.kind[:, keep].flatten())
-        # Of what covers them: among all patches, the one in fifteen that has a shape counts for nothing.
-        shape = targets.shape[:, keep]
-        losses["shape"] = known_cross_entropy(read["shape"], torch.where(shape > 0, shape, IGNORE))
-        losses["edge"] = edge_loss(read["edge"], targets, keep)
+        losses["shape"] = F.cross_entropy(read["shape"].flatten(0, 1), targets.shape[:, keep].flatten())
         # One patch in a hundred holds a centre.
         centre = targets.centre[:, keep].float()
         losses["centre"] = F.binary_cross_entropy_with_logits(read["centre"], centre, pos_weight=centre.new_tensor(8.0))
         if scores is not None:
             for name, known in (("camera", batch.camera_id), ("direction", batch.direction_id)):
                 logits = read[name].unflatten(0, (-1, self.view.num_dynimgs)).mean(1)  # of the whole clip
-                losses[name] = known_cross_entropy(logits, known)
+                losses[name] = _known_cross_entropy(logits, known)
         return losses
 
     def kept_patches(self, keep_tokens: Tensor) -> Tensor:
@@ -246,6 +230,12 @@ def frame_patches(layout: DynImgLayout) -> Tensor:
         top, left = tile.top // size, tile.left // size
         parts.append(grid[top : top + rows, left : left + columns].flatten())
     return torch.cat(parts)
+
+
+def _known_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    # Zero, not nan, where no clip of the batch has a known answer.
+    total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp_min(1)
 
 
 def _frame_order(patch_grid: int, order: Tensor) -> Tensor:
