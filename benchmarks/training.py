@@ -299,7 +299,9 @@ def _round(value: float) -> float:
 
 def _quotients(numerators: list[float], denominators: list[float]) -> dict[str, float]:
     values = [one / other for one, other in zip(numerators, denominators, strict=True)]
-    return {"median": _round(statistics.median(values)), "min": _round(min(values)), "max": _round(max(values))}
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    found = {"median": statistics.median(values), "mean": statistics.fmean(values), "error_of_mean": error}
+    return {name: _round(value) for name, value in {**found, "min": min(values), "max": max(values)}.items()}
 
 
 def parse() -> argparse.Namespace:
