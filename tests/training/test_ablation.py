@@ -1,9 +1,10 @@
 """Ablations: arms are values, runs are ordinary ones, what was stopped goes on to the same table, leaks are caught."""
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -219,9 +220,6 @@ def test_what_is_done_is_not_done_again(finished, monkeypatch):
     assert numbers_of(out) == before
     with pytest.raises(InputError, match="an experiment with other values; take another folder"):
         run_experiment(tiny(changes=[("stages.text.steps", 3)]), out, "a command", ignore)
-    (out / "runs/single/before_4d/seed0" / RESULT_FILE).write_text("[1]")
-    with pytest.raises(InputError, match="holds something else; delete it"):
-        run_experiment(tiny(), out, "a command", ignore)
 
 
 def test_a_result_that_is_missing_is_measured_from_the_checkpoint(finished, monkeypatch):
@@ -229,21 +227,112 @@ def test_a_result_that_is_missing_is_measured_from_the_checkpoint(finished, monk
     path = out / "runs/single/keyframes/seed0" / RESULT_FILE
     before = json.loads(path.read_text())
     path.unlink()
-    monkeypatch.setattr(ablation_run, "write_report", lambda *_: {})
     monkeypatch.setattr(ablation_run, "train", None)
-    (out / "runs/single/before_4d/seed0" / RESULT_FILE).write_text("{}")
     run_experiment(tiny(), out, "a command", ignore)
-    assert json.loads(path.read_text())["counts"] == before["counts"]
+    assert json.loads(path.read_text()) == before
+
+
+def carried(out, folder, *patterns):
+    """Copy what matches the patterns, as one who moves to another machine might."""
+    for path in (path for pattern in patterns for path in out.glob(pattern) if path.is_file()):
+        (folder / path.relative_to(out)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / path.relative_to(out))
+    return folder
+
+
+def trained_by(monkeypatch):
+    """Note the folders of the runs that are trained from here on, below that of the experiment."""
+    seen, train = [], ablation_run.train
+
+    def noted(recipe):
+        folder = Path(recipe.training["output_dir"])
+        seen.append("/".join(folder.parts[folder.parts.index("elsewhere") + 1 :]))
+        return train(recipe)
+
+    monkeypatch.setattr(ablation_run, "train", noted)
+    return seen
+
+
+def test_results_alone_are_carried_to_another_machine(finished, tmp_path, monkeypatch):
+    out, _, _ = finished
+    folder = carried(out, tmp_path / "elsewhere", f"runs/**/{RESULT_FILE}")
+    monkeypatch.setattr(ablation_run, "train", None)
+    monkeypatch.setattr(ablation_run, "flops_per_clip", None)  # what was counted once decides the plan
+    run_experiment(tiny(), folder, "a command", ignore)
+    assert numbers_of(folder) == numbers_of(out)
+
+
+def test_what_is_not_done_elsewhere_finds_its_start(finished, tmp_path, monkeypatch):
+    out, _, _ = finished
+    # The weights that arms start from are here, what they were made of is not, and one arm is done.
+    patterns = (
+        f"runs/single/keyframes/seed0/{RESULT_FILE}",
+        "base/seed0/01_*/model/*",
+        "base/seed0/01_*/checkpoint-1/*",
+    )
+    folder = carried(out, tmp_path / "elsewhere", *patterns)
+    seen = trained_by(monkeypatch)
+    run_experiment(tiny(), folder, "a command", ignore)
+    assert seen == ["runs/single/before_4d/seed0"]
+    assert numbers_of(folder) == numbers_of(out)
+
+
+def test_a_run_under_way_needs_its_checkpoint_and_nothing_else(finished, tmp_path, monkeypatch):
+    out, _, _ = finished
+    mine = "runs/single/before_4d/seed0"
+    patterns = (f"runs/single/keyframes/seed0/{RESULT_FILE}", f"{mine}/checkpoint-1/*", f"{mine}/start.json")
+    folder = carried(out, tmp_path / "elsewhere", *patterns)
+    seen = trained_by(monkeypatch)
+    run_experiment(tiny(), folder, "a command", ignore)
+    assert seen == [mine]
+    assert numbers_of(folder) == numbers_of(out)
+
+
+def test_arms_from_other_weights_are_said_to_be(finished, tmp_path, monkeypatch):
+    out, _, _ = finished
+    # The model of the start is in half precision, and stands in where the checkpoint was left behind.
+    folder = carried(
+        out, tmp_path / "elsewhere", f"runs/single/keyframes/seed0/{RESULT_FILE}", "base/seed0/01_*/model/*"
+    )
+    seen = trained_by(monkeypatch)
+    summary = run_experiment(tiny(), folder, "a command", ignore).summary
+    assert seen == ["runs/single/before_4d/seed0"]
+    assert summary["worlds"]["single"]["mixed_starts"] == [0]
+    assert "Not all arms share their initial weights (seeds: 0)" in (folder / "report.md").read_text()
+
+
+def test_results_of_another_experiment_are_no_results_of_this_one(finished, tmp_path):
+    out, _, _ = finished
+    folder = carried(out, tmp_path / "elsewhere", f"runs/**/{RESULT_FILE}")
+    with pytest.raises(InputError, match=r"result\.json is of an experiment with other settings"):
+        run_experiment(tiny(changes=[("stages.text.steps", 3)]), folder, "a command", ignore)
+    path = folder / "runs/single/keyframes/seed0" / RESULT_FILE
+    for text, message in (
+        ('{"arm": "keyframes"}', "has no world; delete it"),
+        ("[1]", "holds something else; delete it"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            run_experiment(tiny(), folder, "a command", ignore)
 
 
 _SCRIPT = """
-import sys
+import os, signal, sys
 from pathlib import Path
-sys.path[:0] = sys.argv[2:]
+sys.path[:0] = sys.argv[4:]
 from test_ablation import tiny, ignore
+from dynimg_vl.training import trainer
 from dynimg_vl.training.ablation.run import run_experiment
-outcome = run_experiment(tiny(changes=[("stages.text.steps", 6)]), Path(sys.argv[1]), "a command", ignore)
-sys.exit(outcome.stopped_by)
+publish = trainer.publish
+def deadly(partial, final):
+    is_last = str(final).endswith(sys.argv[2])
+    if is_last and sys.argv[3] == "before":  # all is written, and nothing has its name
+        os.kill(os.getpid(), signal.SIGKILL)
+    publish(partial, final)
+    if is_last:
+        os.kill(os.getpid(), signal.SIGKILL)
+trainer.publish = deadly
+run_experiment(tiny(changes=[("stages.text.steps", 6)]), Path(sys.argv[1]), "a command", ignore)
 """
 
 
@@ -252,21 +341,16 @@ def test_killed_and_started_again_the_table_is_the_same(tmp_path, monkeypatch):
     experiment = tiny(changes=[("stages.text.steps", 6)])
     run_experiment(experiment, tmp_path / "whole", "a command", ignore)
     out = tmp_path / "killed"
-    marks = (out / "base/seed0/00_stills/checkpoint-1", out / "runs/single/keyframes/seed0/checkpoint-3")
-    for mark in marks:
-        places = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-        with (tmp_path / "stderr").open("w") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _SCRIPT, str(out), *places],
-                env=environment(),
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-            )
-        while not mark.is_dir():
-            assert process.poll() is None, (tmp_path / "stderr").read_text()[-2000:]
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
+    deaths = (
+        ("base/seed0/00_stills/checkpoint-1", "after"),
+        ("runs/single/keyframes/seed0/checkpoint-3", "before"),
+        ("runs/single/keyframes/seed0/model", "after"),
+    )
+    places = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    for place, when in deaths:
+        command = [sys.executable, "-c", _SCRIPT, str(out), place, when, *places]
+        died = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+        assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
     assert not (out / "report.md").exists()
     with monkeypatch.context() as patch:  # and by a signal, which leaves a checkpoint
         stop_after(patch, 5)
@@ -330,6 +414,21 @@ def test_the_verb_runs_an_experiment_and_tells_labels(tmp_path, monkeypatch):
     stopped = ablation_run.Outcome(0, 4, 15)
     monkeypatch.setattr(ablation_run, "run_experiment", lambda *_: stopped)
     assert CliRunner().invoke(verb.ablate, arguments, standalone_mode=False).return_value == 130
+
+
+def test_the_smoke_scale_runs_from_the_command_line(tmp_path):
+    # As it is, but for the number of arms: what CI sees of `make test`.
+    options = ["--scale", "smoke", "--seeds", "1", "--worlds", "single", "--arms", "keyframes,before_4d"]
+    arguments = ["table3", *options, "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(verb.ablate, arguments, standalone_mode=False)
+    assert done.exception is None
+    assert done.output.strip().endswith("report.md")
+    report = (tmp_path / "out/report.md").read_text()
+    assert "Smoke scale" in report
+    assert f"`dynimg-vl ablate {' '.join(['table3', *options])} -o OUT`" in report
+    curves = json.loads((tmp_path / "out/summary.json").read_text())["worlds"]["single"]["curves"]
+    assert [clips for clips, _ in curves["before_4d"]] == [20, 40]
+    assert (tmp_path / "out/table3_single_curves.svg").is_file()
 
 
 def test_the_verb_refuses_what_cannot_be(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynimg_vl.training.ablation.figure import Row, draw_figure
+from dynimg_vl.training.ablation.figure import Row, draw_curves, draw_figure
 from dynimg_vl.training.ablation.protocol import Experiment
 from dynimg_vl.training.ablation.report import summarise, write_report
 from dynimg_vl.training.ablation.statistics import (
@@ -218,6 +218,27 @@ def test_a_figure_keeps_to_its_scale_and_escapes_its_words():
     width = float(figure.get("width"))
     assert all(0 <= float(each.get(name, 0)) <= width for each in figure.iter() for name in ("x1", "x2", "cx"))
     assert "<script>" in {each.text for each in figure.iter()}
+
+
+def test_curves_are_over_clips_and_the_mean_of_the_seeds(tmp_path):
+    def row(step, share):
+        return {"step": step, "eval_exact_direction": share, "eval_exact_place": 1.0}
+
+    seeds = [(row(5, 0.2), row(10, 0.4)), (row(5, 0.4), {"step": 7, "eval_loss": 1.0})]
+    rows = [result("after", seed, 60.0, steps=10, curve=list(curve)) for seed, curve in enumerate(seeds)]
+    found = summarise(experiment(), "single", rows)
+    assert found["curves"] == {"after": [(50.0, pytest.approx(30.0)), (100.0, pytest.approx(40.0))]}
+    write_report(experiment(), rows, tmp_path, "a command")
+    assert "(table3_single_curves.svg)" in (tmp_path / "report.md").read_text()
+
+
+def test_a_curve_rises_where_accuracy_does():
+    figure = ElementTree.fromstring(draw_curves("a", {"<b>": [(0.0, 10.0), (50.0, 20.0), (100.0, 90.0)], "none": []}))
+    line = next(each for each in figure.iter() if each.tag.endswith("polyline"))
+    points = [tuple(map(float, point.split(","))) for point in line.get("points").split()]
+    assert points == sorted(points)
+    assert [y for _, y in points] == sorted((y for _, y in points), reverse=True)
+    assert "<b>" in {each.text for each in figure.iter()}
 
 
 @pytest.mark.parametrize("name", TABLES)

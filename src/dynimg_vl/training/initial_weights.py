@@ -1,10 +1,12 @@
 """Start a model from the weights of another one that need not be quite like it: arms of an ablation share theirs."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -56,6 +58,19 @@ def take_weights(
         )
     model.load_state_dict({name: value for name, value in state.items() if name not in reasons}, strict=False)
     return [f"{name} {reason}" for name, reason in sorted(reasons.items())]
+
+
+def digest_of(folder: Path) -> str:
+    """Name the weights in a folder by what they are, so that two runs can be told to have started from the same.
+
+    Raises:
+        InputError: where there are none.
+    """
+    found = hashlib.sha256()
+    for name, value in sorted(_read(folder).items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def _read(folder: Path) -> Mapping[str, Tensor]:

@@ -1,12 +1,14 @@
-"""The figure of a table in one world, as SVG: each arm's mean, interval and seeds, and the bound of a guess."""
+"""The figures of a table in one world, as SVG: each arm's mean, interval and seeds, and how it came there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from .statistics import Estimate
 
 _BLUE, _GREY, _DARK = "#0072b2", "#777777", "#222222"
+_CURVES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#222222")
+_DASHES = ("none", "6 3")
 _LEFT, _WIDTH, _STEP, _TOP = 270, 480, 34, 46
 
 
@@ -23,12 +25,7 @@ class Row:
 def draw_figure(title: str, rows: Sequence[Row], bound: float | None) -> str:
     """Draw bars from 0 to 100 points, the best readable in black and white too, and return the text of the SVG."""
     height = _TOP + _STEP * len(rows) + 44
-    size = {"width": str(_LEFT + _WIDTH + 60), "height": str(height)}
-    svg = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "role": "img", **size, "font-size": "12"})
-    svg.set("viewBox", f"0 0 {size['width']} {height}")
-    svg.set("font-family", "system-ui, sans-serif")
-    SubElement(svg, "rect", {"width": "100%", "height": "100%", "fill": "white"})
-    _text(svg, 12, 20, title, weight="bold")
+    svg = _canvas(title, height)
     for level in range(0, 101, 20):
         _line(svg, _at(level), _TOP - 6, _at(level), height - 40, "#dddddd")
         _text(svg, _at(level), height - 24, str(level), anchor="middle")
@@ -49,6 +46,45 @@ def draw_figure(title: str, rows: Sequence[Row], bound: float | None) -> str:
     _text(svg, 12, height - 6, f"Macro accuracy in points. {legend}.", colour=_GREY)
     indent(svg)
     return tostring(svg, encoding="unicode") + "\n"
+
+
+def draw_curves(title: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Draw how arms learn, points of (clips, accuracy) by name, and return the text of the SVG."""
+    bottom = _TOP + 260
+    svg = _canvas(title, bottom + 46)
+    most = max((clips for points in curves.values() for clips, _ in points), default=1.0)
+
+    def place(clips: float, accuracy: float) -> tuple[float, float]:
+        return _at(100 * clips / most), bottom - 260 * min(max(accuracy, 0.0), 100.0) / 100
+
+    for level in range(0, 101, 20):
+        y = place(0, level)[1]
+        _line(svg, _LEFT, y, _at(100), y, "#dddddd")
+        _text(svg, _LEFT - 8, y + 4, str(level), anchor="end")
+        _text(svg, _at(level), bottom + 18, f"{most * level / 100:.0f}", anchor="middle")
+    for rank, (name, points) in enumerate(curves.items()):
+        style = {
+            "stroke": _CURVES[rank % len(_CURVES)],
+            "stroke-dasharray": _DASHES[rank // len(_CURVES) % len(_DASHES)],
+        }
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
+        SubElement(svg, "polyline", {"points": path, "fill": "none", "stroke-width": "2", **style})
+        SubElement(svg, "line", {"x1": "12", "x2": "36", **dict.fromkeys(("y1", "y2"), f"{_TOP + 20 * rank}"), **style})
+        _text(svg, 42, _TOP + 20 * rank + 4, name)
+    text = "Clips seen, and right answers about motion on validation clips (in %, no macro average; mean of the seeds)."
+    _text(svg, 12, bottom + 40, text, colour=_GREY)
+    indent(svg)
+    return tostring(svg, encoding="unicode") + "\n"
+
+
+def _canvas(title: str, height: int) -> Element:
+    size = {"width": str(_LEFT + _WIDTH + 60), "height": str(height)}
+    svg = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "role": "img", **size, "font-size": "12"})
+    svg.set("viewBox", f"0 0 {size['width']} {height}")
+    svg.set("font-family", "system-ui, sans-serif")
+    SubElement(svg, "rect", {"width": "100%", "height": "100%", "fill": "white"})
+    _text(svg, 12, 20, title, weight="bold")
+    return svg
 
 
 def _at(value: float) -> float:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from ...motion.plan import MOTION_FAMILIES
-from .figure import Row, draw_figure
+from .figure import Row, draw_curves, draw_figure
 from .measure import CONTROLS
 from .protocol import Experiment
 from .statistics import MIN_ERRORS, MIN_POINTS, MIN_SEEDS, Estimate, decide, estimate, is_above_bound, paired
@@ -51,6 +51,11 @@ def write_report(
         figure = f"{experiment.table_name}_{name}.svg"
         (out / figure).write_text(_figure(experiment, name, world))
         lines += [*_section(experiment, name, world), f"![{experiment.table.title}, world {name}]({figure})", ""]
+        if any(len(points) > 1 for points in world["curves"].values()):
+            figure = f"{experiment.table_name}_{name}_curves.svg"
+            curves = {experiment.arms[arm].title: points for arm, points in world["curves"].items()}
+            (out / figure).write_text(draw_curves(f"{experiment.table.title} ({name}, {experiment.scale})", curves))
+            lines += [f"![learning curves, world {name}]({figure})", ""]
     (out / REPORT_FILE).write_text("\n".join(lines))
     (out / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n")
     return summary
@@ -82,7 +87,30 @@ def summarise(experiment: Experiment, world: str, results: Sequence[Mapping[str,
         if claim.better in arms and claim.worse in arms
     }
     leaks = [] if bound is None else _leaks(runs, bound)
-    return {"bound": bound, "arms": arms, "equal_compute": compute, "claims": claims, "leaks": leaks}
+    curves = {arm: curve for (arm, budget), found in runs.items() if budget == "clips" and (curve := _curve(found))}
+    found = {"bound": bound, "arms": arms, "equal_compute": compute, "claims": claims, "leaks": leaks}
+    return {**found, "mixed_starts": _mixed_starts(runs), "curves": curves}
+
+
+def _curve(found: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
+    # Over the seeds that were looked at after as many clips; shares of all questions on motion, not macro averages.
+    points: dict[float, list[float]] = {}
+    for each in found:
+        per_step = each["clips"] / each["steps"] if each.get("steps") else 1
+        for row in each.get("curve", ()):
+            shares = [row[name] for family in MOTION_FAMILIES if (name := f"eval_exact_{family}") in row]
+            if shares:
+                points.setdefault(row["step"] * per_step, []).append(100 * fmean(shares))
+    return [(clips, fmean(values)) for clips, values in sorted(points.items())]
+
+
+def _mixed_starts(runs: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> list[int]:
+    # Seeds whose arms are known not to share their initial weights.
+    starts: dict[int, set[str]] = {}
+    for each in (each for found in runs.values() for each in found):
+        if each.get("start") is not None:
+            starts.setdefault(each["seed"], set()).add(each["start"])
+    return sorted(seed for seed, found in starts.items() if len(found) > 1)
 
 
 def _arm(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -128,6 +156,13 @@ def _section(experiment: Experiment, name: str, world: Mapping[str, Any]) -> lis
         ]
     else:
         lines += [f"A guess without motion gets {world['bound']:.1f}; no control is above it.", ""]
+    if world["mixed_starts"]:
+        seeds = ", ".join(map(str, world["mixed_starts"]))
+        lines += [
+            f"**Not all arms share their initial weights (seeds: {seeds}): stages A and B ran more than once.** "
+            "Such differences are less sure than those of pairs.",
+            "",
+        ]
     lines += [
         "| arm | paper | equal clips | equal compute | of the keyframe | shuffled | repeated | grey | MFLOP a clip |",
         "|---" * 9 + "|",

@@ -1,5 +1,6 @@
 """Run an experiment: whatever is missing, in any order of interruptions, by as many processes as are started on it."""
 
+import hashlib
 import json
 import logging
 import os
@@ -19,7 +20,8 @@ from filelock import FileLock, Timeout
 from ...errors import InputError
 from ...model.foreign import reading
 from ..arguments import build_arguments
-from ..checkpoints import explained, last_checkpoint
+from ..checkpoints import explained, is_complete, last_checkpoint
+from ..initial_weights import digest_of
 from ..motion.tokenizer import build_tokenizer
 from ..recipe import TrainRecipe
 from ..run import train
@@ -37,6 +39,23 @@ RESULT_FILE = "result.json"
 """The result of a run of an arm, beside its checkpoints."""
 _FLOPS_FILE = "flops.json"
 _RECIPE_FILE = "recipe.yaml"
+_START_FILE = "start.json"
+"""Which weights a run started from, noted when it does: they may be elsewhere when it ends."""
+_NEEDED = (
+    "arm",
+    "world",
+    "seed",
+    "budget",
+    "score",
+    "sampling_error",
+    "keyframe_score",
+    "controls",
+    "clips",
+    "flops_per_clip",
+    "date",
+    "machine",
+)
+"""What a report needs of a result."""
 
 Progress = Callable[[int, int], None]
 
@@ -58,7 +77,9 @@ class _Stopped(Exception):
 def run_experiment(experiment: Experiment, out: Path, command: str, progress: Progress) -> Outcome:
     """Run whatever is missing of an experiment, and write its report.
 
-    Several processes may run the same experiment in the same folder; each takes runs that nobody works on.
+    Several processes may run the same experiment in the same folder; each takes runs that nobody works on. The folder
+    may move to another machine. Runs with a result need nothing else; others need their own checkpoint or the weights
+    that they start from, and where neither is there, these are trained anew.
 
     Args:
         experiment: what to run.
@@ -84,7 +105,7 @@ def run_experiment(experiment: Experiment, out: Path, command: str, progress: Pr
                 progress(sum(runner.is_done(one) for one in runs), len(runs))
     except _Stopped as stopped:
         return Outcome(sum(runner.is_done(each) for each in runs), len(runs), int(stopped.args[0]))
-    results = [_read(out / each.run.place / RESULT_FILE) for each in runs]
+    results = [_read_result(out / each.run.place / RESULT_FILE) for each in runs]
     summary = write_report(experiment, results, out, command)
     return Outcome(len(runs), len(runs), summary=summary)
 
@@ -94,12 +115,18 @@ class _Runner:
 
     def __init__(self, experiment: Experiment, out: Path) -> None:
         self.experiment, self.out = experiment, out
+        described = json.dumps(experiment.describe(), sort_keys=True)
+        self.settings = hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def note_settings(self) -> None:
         """Write down what decides the numbers, or compare it with what the folder was begun with."""
         path = self.out / SETTINGS_FILE
         described = json.loads(json.dumps(self.experiment.describe()))
         if not path.exists():
+            # Results may have come from elsewhere, without this file.
+            for result in sorted(self.out.glob(f"runs/*/*/*/{RESULT_FILE}")):
+                if _read(result).get("settings", self.settings) != self.settings:
+                    raise InputError(f"{result} is of an experiment with other settings; take another folder")
             _write(path, described)
         elif (changed := [name for name, value in described.items() if _read(path).get(name) != value]) != []:
             raise InputError(
@@ -113,7 +140,10 @@ class _Runner:
     def flops(self) -> dict[tuple[str, str], float]:
         """Count what each arm costs in each world, once."""
         path = self.out / _FLOPS_FILE
-        known: dict[str, float] = _read(path) if path.exists() else {}
+        # Those of results that are there go first: the same plan again, whatever this machine would count.
+        results = [_read_result(each) for each in sorted(self.out.glob(f"runs/*/*/*/{RESULT_FILE}"))]
+        known: dict[str, float] = {f"{each['world']} {each['arm']}": each["flops_per_clip"] for each in results}
+        known |= _read(path) if path.exists() else {}
         found = {}
         for world in self.experiment.worlds:
             for arm in self.experiment.arms:
@@ -129,15 +159,22 @@ class _Runner:
         values = json.loads(json.dumps(run.recipe))
         values["model"]["tokenizer"] = os.path.relpath(self.out / "tokenizer", folder)
         values["training"]["output_dir"] = str(folder)
-        if with_start and run.start is not None:
-            start = last_checkpoint(self.out / run.start)
-            values["model"]["weights"] = os.path.relpath(str(start), folder)
+        if with_start and (start := self.start(run)) is not None:
+            values["model"]["weights"] = os.path.relpath(start, folder)
             # Positions beyond one axis begin as the paper says.
             values["model"]["weights_except"] = ["*.axis_theta"]
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _RECIPE_FILE
         path.write_text(yaml.safe_dump(values, sort_keys=False))
         return TrainRecipe.from_file(path)
+
+    def start(self, run: Run) -> Path | None:
+        """Find the weights that a run starts from; None where it has none, or they are not here."""
+        if run.start is None:
+            return None
+        checkpoint, model = last_checkpoint(self.out / run.start), self.out / run.start / "model"
+        # The model is the same in half precision, for where nothing else was carried along.
+        return checkpoint or (model if is_complete(model) else None)
 
     def is_done(self, each: ArmRun) -> bool:
         """Tell whether the result of an arm is there."""
@@ -147,9 +184,8 @@ class _Runner:
         """Train and measure an arm, after the stages before it; leave it where another process works on it."""
         folder = self.out / each.run.place
         try:
-            for base in self.experiment.base_runs(each.seed):
-                with _lock(self.out / base.place, patience):
-                    self._train(base)
+            if not self._is_begun(each.run):
+                self._train_bases(each.seed, patience)
             with _lock(folder, patience):
                 if not self.is_done(each):
                     self._train(each.run)
@@ -157,10 +193,26 @@ class _Runner:
         except Timeout:
             logger.info("%s is in other hands", folder)
 
+    def _is_trained(self, run: Run) -> bool:
+        return is_complete(self.out / run.place / "model")
+
+    def _is_begun(self, run: Run) -> bool:
+        return self._is_trained(run) or last_checkpoint(self.out / run.place) is not None
+
+    def _train_bases(self, seed: int, patience: float) -> None:
+        runs = self.experiment.base_runs(seed)
+        # Whatever comes before the last that is trained, or under way, is needed no more.
+        begun = [number for number, run in enumerate(runs) if self._is_begun(run)]
+        for base in runs[max(begun, default=0) :]:
+            with _lock(self.out / base.place, patience):
+                self._train(base)
+
     def _train(self, run: Run) -> None:
         folder = self.out / run.place
-        if (folder / "model").is_dir():
+        if self._is_trained(run):
             return
+        if not self._is_begun(run) and (start := self.start(run)) is not None:
+            _write(folder / _START_FILE, {"weights": digest_of(start)})
         result = train(self.recipe(run, folder))
         if result.stopped_by:
             raise _Stopped(result.stopped_by)
@@ -168,13 +220,17 @@ class _Runner:
     def _measure(self, each: ArmRun, folder: Path) -> None:
         checkpoint = last_checkpoint(folder)
         if checkpoint is None:
-            raise InputError(f"{folder} has a model and no checkpoint; delete the folder and start again")
+            raise InputError(
+                f"{folder} has a model, no result, and no checkpoint that is whole; bring that, or delete the folder "
+                "and it is trained again"
+            )
         use_cpu = bool(self.experiment.values["training"].get("use_cpu"))
         plan = WORLDS[each.world].plan
         found = measure(checkpoint, plan, self.experiment.test, use_cpu)
         log = _read_log(folder)
         seconds = [row["step_seconds"] for row in log if "step_seconds" in row]
         batch = each.run.recipe["stages"][0]["batch"]["batch_size"]
+        start = folder / _START_FILE
         own = {name: getattr(each, name) for name in ("arm", "world", "seed", "budget", "steps")}
         _write(
             folder / RESULT_FILE,
@@ -186,6 +242,8 @@ class _Runner:
                 "curve": [row for row in log if any(name.startswith("eval_") for name in row)],
                 "step_seconds": statistics.median(seconds) if seconds else None,
                 "recipe": f"{each.run.place}/{_RECIPE_FILE}",
+                "start": _read(start).get("weights") if start.exists() else None,
+                "settings": self.settings,
                 "date": datetime.now(timezone.utc).date().isoformat(),
                 "machine": machine(use_cpu),
                 "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
@@ -222,6 +280,14 @@ def _read(path: Path) -> Any:
         found = json.loads(path.read_text())
     if not isinstance(found, dict):
         raise InputError(f"{path} holds something else; delete it, and it is made again")
+    return found
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = _read(path)
+    missing = [name for name in _NEEDED if name not in found]
+    if missing:
+        raise InputError(f"{path} has no {missing[0]}; delete it, and it is made again")
     return found
 
 

@@ -7,6 +7,7 @@ does not make a result surer than a seed more.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean, stdev
 from typing import Literal
 
@@ -108,6 +109,7 @@ def is_above_bound(scores: Sequence[float], errors: Sequence[float], bound: floa
     return found.mean - bound > max(MIN_POINTS, MIN_ERRORS * error)
 
 
+@cache
 def t_quantile(share: float, freedom: int) -> float:
     """Give the value below which so large a share of Student's t lies, for a whole number of degrees of freedom.
 
