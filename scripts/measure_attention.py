@@ -23,6 +23,7 @@ from dynimg_vl.motion.textures import PictureBank
 from dynimg_vl.motion.world import new_bank
 from dynimg_vl.render import attention, read_theta, render_theta
 from dynimg_vl.training.building import random_model, read_tokenizer
+from dynimg_vl.training.initial_weights import take_weights
 from dynimg_vl.training.motion.attention_measure import AttentionMeasure, as_table, measure_attention
 from dynimg_vl.training.motion.pictures import VALIDATION_SEED
 from dynimg_vl.training.motion.report import describe_machine
@@ -60,6 +61,8 @@ def load(name: str, seed: int) -> tuple[Any, Any]:
     torch.manual_seed(seed)
     tokenizer = read_tokenizer(settings)
     model = random_model(settings, tokenizer).eval()
+    if settings.weights is not None:  # as an arm of an ablation has them
+        take_weights(model, tokenizer, settings.weights, settings.weights_except)
     return model, DynImgProcessor.from_config(model.config, tokenizer)
 
 

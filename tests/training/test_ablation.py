@@ -1,5 +1,6 @@
 """Ablations: arms are values, runs are ordinary ones, what was stopped goes on to the same table, leaks are caught."""
 
+import importlib.util
 import json
 import shutil
 import signal
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from dynimg_vl import InputError
 from dynimg_vl.cli import ablate as verb
@@ -204,6 +206,18 @@ def test_an_experiment_ends_in_a_report(finished):
     start = (out / result["recipe"]).parent / recipe["model"]["weights"]
     assert start.resolve() == (out / "base/seed0/01_before_4_1/checkpoint-1").resolve()
     assert recipe["model"]["weights_except"] == ["*.axis_theta"]
+
+
+def test_where_an_arm_looks_is_measured_from_its_common_start(finished):
+    out, _, _ = finished
+    path = Path(__file__).parents[2] / "scripts" / "measure_attention.py"
+    spec = importlib.util.spec_from_file_location("measure_attention", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    model, _ = script.load(str(out / "runs/single/before_4d/seed0/recipe.yaml"), 0)
+    common = load_file(out / "base/seed0/01_before_4_1/checkpoint-1/model.safetensors")
+    own = model.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in common.items())
 
 
 def test_what_is_done_is_not_done_again(finished, monkeypatch):

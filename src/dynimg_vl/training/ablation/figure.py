@@ -69,8 +69,8 @@ def draw_curves(title: str, curves: Mapping[str, Sequence[tuple[float, float]]])
         }
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in points))
         SubElement(svg, "polyline", {"points": path, "fill": "none", "stroke-width": "2", **style})
-        SubElement(svg, "line", {"x1": "12", "x2": "36", **dict.fromkeys(("y1", "y2"), f"{_TOP + 20 * rank}"), **style})
-        _text(svg, 42, _TOP + 20 * rank + 4, name)
+        SubElement(svg, "line", {"x1": "6", "x2": "18", **dict.fromkeys(("y1", "y2"), f"{_TOP + 20 * rank}"), **style})
+        _text(svg, 22, _TOP + 20 * rank + 4, name, size=10)
     text = "Clips seen, and right answers about motion on validation clips (in %, no macro average; mean of the seeds)."
     _text(svg, 12, bottom + 40, text, colour=_GREY)
     indent(svg)
@@ -98,7 +98,15 @@ def _line(svg: Element, x1: float, y1: float, x2: float, y2: float, colour: str,
 
 
 def _text(
-    svg: Element, x: float, y: float, text: str, anchor: str = "start", colour: str = _DARK, weight: str = "normal"
+    svg: Element,
+    x: float,
+    y: float,
+    text: str,
+    anchor: str = "start",
+    colour: str = _DARK,
+    weight: str = "normal",
+    size: int = 12,
 ) -> None:
-    place = {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor, "fill": colour, "font-weight": weight}
+    place = {"x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor, "fill": colour}
+    place |= {"font-weight": weight, "font-size": str(size)}
     SubElement(svg, "text", place).text = text
