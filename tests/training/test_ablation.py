@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from dynimg_vl import InputError
 from dynimg_vl.cli import ablate as verb
+from dynimg_vl.cli.app import dynimg_vl
 from dynimg_vl.layout import DynImgLayout
 from dynimg_vl.model.configuration_dynimg import DynImgConfig
 from dynimg_vl.training.ablation import run as ablation_run
@@ -418,23 +419,23 @@ def test_the_verb_runs_an_experiment_and_tells_labels(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ablation_run, "run_experiment", pretend)
     arguments = ["table3", "--scale", "smoke", "--seeds", "1", "-o", str(tmp_path), "--worlds", "single, leak"]
-    done = CliRunner().invoke(verb.ablate, arguments, standalone_mode=False)
+    done = CliRunner().invoke(dynimg_vl, ["ablate", *arguments], standalone_mode=False)
     assert "single: leak: keyframes only: 41" in done.output
     assert "single: a > b: held, at equal compute held" in done.output
     assert seen[0][0].worlds == ("single", "leak")
     assert seen[0][2] == "dynimg-vl ablate table3 --scale smoke --seeds 1 --worlds single,leak -o OUT"
-    as_json = CliRunner().invoke(verb.ablate, [*arguments, "--json", "--arms", "after"], standalone_mode=False)
+    as_json = CliRunner().invoke(dynimg_vl, ["ablate", *arguments, "--json", "--arms", "after"], standalone_mode=False)
     assert json.loads(as_json.output)["worlds"]["single"]["leaks"] == ["keyframes only: 41"]
     stopped = ablation_run.Outcome(0, 4, 15)
     monkeypatch.setattr(ablation_run, "run_experiment", lambda *_: stopped)
-    assert CliRunner().invoke(verb.ablate, arguments, standalone_mode=False).return_value == 130
+    assert CliRunner().invoke(dynimg_vl, ["ablate", *arguments], standalone_mode=False).return_value == 130
 
 
 def test_the_smoke_scale_runs_from_the_command_line(tmp_path):
     # As it is, but for the number of arms: what CI sees of `make test`.
     options = ["--scale", "smoke", "--seeds", "1", "--worlds", "single", "--arms", "keyframes,before_4d"]
     arguments = ["table3", *options, "-o", str(tmp_path / "out")]
-    done = CliRunner().invoke(verb.ablate, arguments, standalone_mode=False)
+    done = CliRunner().invoke(dynimg_vl, ["ablate", *arguments], standalone_mode=False)
     assert done.exception is None
     assert done.output.strip().endswith("report.md")
     report = (tmp_path / "out/report.md").read_text()
@@ -449,5 +450,5 @@ def test_the_verb_refuses_what_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     for output, worlds in ((tmp_path / "file", "single"), (tmp_path, " , ")):
         arguments = ["table3", "--scale", "smoke", "-o", str(output), "--worlds", worlds]
-        error = CliRunner().invoke(verb.ablate, arguments, standalone_mode=False).exception
+        error = CliRunner().invoke(dynimg_vl, ["ablate", *arguments], standalone_mode=False).exception
         assert isinstance(error, InputError)
