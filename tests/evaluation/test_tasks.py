@@ -101,6 +101,18 @@ def test_mvbench(tmp_path):
     assert inside == list(range(round(1.0 * 3), round(3.0 * 3) + 1))
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"), [("object_interaction", "star/Charades_v1_480"), ("moving_count", "clevrer/video_validation")]
+)
+def test_mvbench_videos_of_the_later_archive(tmp_path, name, folder):
+    """data0613.zip holds videos that the first archives lack; unpacked in place, its folders lie one deeper."""
+    miniature.choices_of(tmp_path, MVBENCH_FILES.subtasks)
+    miniature.clip(tmp_path / "video" / "data0613" / folder / f"{name}2.mp4")
+    videos = {item.id: item.video for item in find_task("mvbench").load(tmp_path)}
+    assert videos[f"mvbench/{name}/2"] == f"video/data0613/{folder}/{name}2.mp4"
+    assert videos[f"mvbench/{name}/1"] == f"video/{folder}/{name}1.mp4"
+
+
 def test_the_prompt_of_options_is_that_of_the_reference(tmp_path):
     task = find_task("mvbench")
     loaded = task.read(miniature.choices_of(tmp_path, MVBENCH_FILES.subtasks))

@@ -2,7 +2,8 @@
 
 `json/NAME.json` [{video, question, candidates, answer, start?, end?}]; five tasks look at a stretch of the video only;
 Episodic Reasoning has folders of frames at 3 per second, whose picture n is that of n / 3 s, as in the reference.
-Options stay in the order of the file, which was shuffled once for all.
+Options stay in the order of the file, which was shuffled once for all. Some videos are in an archive of their own,
+data0613.zip (of 2024-06-13), whose folders repeat the names of those they belong to.
 """
 
 from collections.abc import Sequence
@@ -100,8 +101,8 @@ def _clip(entry: Entry, subtask: Subtask) -> tuple[float, float] | None:
     return max(0.0, (first - 1.25) / subtask.fps), max(0.0, (last - 0.75) / subtask.fps)
 
 
-_STAR = ("video/star/Charades_v1_480",)
-_CLEVRER = ("video/clevrer/video_validation",)
+_STAR = ("video/star/Charades_v1_480", "video/data0613/star/Charades_v1_480")
+_CLEVRER = ("video/clevrer/video_validation", "video/data0613/clevrer/video_validation")
 _PERCEPTION = ("video/perception/videos",)
 _N = 200
 
@@ -141,7 +142,7 @@ MVBENCH = Task(
     prompt=choice_prompt(),
     metric="accuracy: mean of the 20 tasks",
     downloads=(
-        "json/ and video/: huggingface.co/datasets/OpenGVLab/MVBench, unpacked in place",
+        "json/ and video/: huggingface.co/datasets/OpenGVLab/MVBench, every zip unpacked in place, data0613.zip too",
         "video/nturgbd (fine_grained_pose): rose1.ntu.edu.sg/dataset/actionRecognition; the page of MVBench lists its "
         "320 videos in MVBench_videos_ntu.txt",
     ),
