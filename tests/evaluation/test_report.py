@@ -1,5 +1,6 @@
 """`dynimg-vl report` on whole folders: what it shows, what it never mixes, and answers that mean harm."""
 
+import errno
 import json
 import random
 import re
@@ -271,3 +272,20 @@ def test_damage_is_one_line(run, tmp_path, damage):
         arguments += ["-o", tmp_path / "nowhere" / "report.md"]
     code, out, err = run("report", *arguments)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
+
+
+def test_a_full_disk_is_one_line_and_the_report_before_it_stays(run, two_runs, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert run("report", *two_runs, "-o", tmp_path / "r.html")[0] == 0
+    before = (tmp_path / "r.html").read_bytes()
+    monkeypatch.setattr(Path, "write_bytes", full)
+    code, out, err = run("report", *two_runs, "-o", tmp_path / "r.html")
+    assert (code, out) == (2, "")
+    assert (
+        err
+        == f"error: cannot write {tmp_path / 'r.html'}: No space left on device; make room, or choose another place\n"
+    )
+    assert (tmp_path / "r.html").read_bytes() == before
+    assert [path.name for path in tmp_path.glob("*.html")] == ["r.html"]

@@ -1,5 +1,6 @@
 """From official files to predictions and scores: nothing is lost, dropped or counted twice."""
 
+import errno
 import json
 import math
 import random
@@ -159,6 +160,31 @@ def test_stopped_anywhere_it_goes_on_to_the_same_file(tmp_path, mvbench, stops):
         assert (tmp_path / "stopped" / "mvbench" / name).read_text() == (
             tmp_path / "whole" / "mvbench" / name
         ).read_text()
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_disk_that_is_full_at_any_file_is_one_line_and_keeps_what_there_is(tmp_path, mvbench, monkeypatch, number):
+    """Items, the header twice, verdicts and the result are written whole; each write may be the one that fails."""
+    synced = []
+
+    def sync(handle):
+        synced.append(handle)
+        if len(synced) == number + 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dynimg_vl.inference.journal.os.fsync", sync)
+    with pytest.raises(InputError, match=r"cannot write \S*mvbench/\w+\.jsonl?: No space left on device; .* make room"):
+        predict_task(MVBENCH, mvbench, FakeEngine(says), tmp_path / "full")
+    monkeypatch.undo()
+    rest = FakeEngine(says)
+    predict_task(MVBENCH, mvbench, rest, tmp_path / "full")
+    assert len(rest.asked) in (0, 40)
+    predict_task(MVBENCH, mvbench, FakeEngine(says), tmp_path / "whole")
+    files = [{path.name for path in (tmp_path / name / "mvbench").glob("[!.]*")} for name in ("full", "whole")]
+    assert files[0] == files[1]
+    for name in ("predictions.jsonl", "items.jsonl", "verdicts.jsonl"):
+        contents = [(tmp_path / out / "mvbench" / name).read_bytes() for out in ("full", "whole")]
+        assert contents[0] == contents[1]
 
 
 def test_a_video_that_was_missing_is_asked_about_later(tmp_path):

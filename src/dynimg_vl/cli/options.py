@@ -1,5 +1,6 @@
 """Options that several verbs share, and small helpers around stdout and files."""
 
+import errno
 import json
 import os
 import tempfile
@@ -102,7 +103,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` that takes its place on success and vanishes on failure.
 
     Raises:
-        InputError: where the folder does not exist or cannot be written.
+        InputError: where the folder does not exist or cannot be written, or the disk is full.
     """
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; name a file")
@@ -116,5 +117,10 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o644)  # mkstemp makes it readable by its owner only
         temporary.replace(path)
+    except OSError as error:
+        # The error of a write names no file; any other is about something that was read meanwhile.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise InputError(f"cannot write {path}: {error.strerror}; make room, or choose another place") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -196,7 +196,11 @@ def differences(now: Any, then: Any, name: str = "") -> Iterator[tuple[str, Any,
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all.
+
+    Raises:
+        InputError: where the disk does not take it; a file that was there before stays as it is.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -204,6 +208,11 @@ def replace_file(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        # The error of a write or a sync names no file.
+        raise InputError(
+            f"cannot write {path}: {error.strerror}; what is there is kept: make room and start again"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
