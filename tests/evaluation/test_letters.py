@@ -20,6 +20,8 @@ ACCEPTED = [
     "B is correct", "B is the correct answer.", "(B) is the best option",
     "to the left", "To the left.", "TO THE LEFT", "'to the left'", "Answer: to the left", "The answer is To the left.",
     "(B) to the left", "B to the left", "B. To the left.", "B: to the left", "The answer is (B) to the left",
+    "B - to the left", "B \u2014 to the left", "(B) - to the left.", "B (to the left)", "B;", "B; it moves left",
+    "B\n\nThe ball moves left.", "(B)\nThe ball", "Answer:\nB\nIt moves left.", "**B**\n\nIt does.",
     "(B) moving left", "B. Because the ball rolls there.", "B, because it moves left", "(B) a ball moves",
     "(B) to the left, where a man stands", "(B), a ball goes there",
     "The ball rolls. So the answer is (B).", "First it goes up. The answer is (B). So the best option is (B).",
@@ -38,6 +40,11 @@ REFUSED = [
     "not B", "Not (B)", "the answer is not B", "B is wrong", "(B) is wrong", "(B) is not correct", "(B) isn't it",
     "neither", "none of them", "all of the above",
     "B to the right", "(B) to the right", "B. up", "to the left or up", "up down",
+    "The answer is A or the answer is B", "The answer is (A) or the answer is (B)", "Answer: A, or maybe answer: B",
+    "The answer is A and then the answer is B", "The answer is A or B. So the answer is B",
+    "The answer is A is wrong. The answer is B",
+    "A\nor\nB", "A\nB", "B\nor C", "B\n\nNo, C", "B\nExplanation: A is as good", "B - to the right", "B - up",
+    "It is\na\nmystery", "B\nis wrong",
     "The answer is A. No, the answer is B.", "Option A. Option B.", "to the lef", "to the leftmost",
 ]  # fmt: skip
 
@@ -65,6 +72,8 @@ def test_what_means_none_or_several(text):
         ("(A) Yes. No other", ("Yes", "No"), 0),
         ("3", ("2", "3", "4"), 1),
         ("Answer: 3.", ("2", "3", "4"), 1),
+        ("A -3", ("3", "-3"), None),
+        ("B -3", ("3", "-3"), 1),
         ("(C) 3", ("2", "3", "4"), None),  # letter of one, text of another
         ("I", tuple("qrstuvwxy"), 8),  # nine options have a letter I
         ("3", ("3", "3"), 0),  # one text twice: either is it

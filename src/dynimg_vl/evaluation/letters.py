@@ -4,9 +4,10 @@ An answer is read in every way that the rules below allow; it counts where all r
 accepted, by way of example for an option B "to the left":
 
 - the letter alone, also in brackets, lower case or with a full stop: B, b, (B), [b], B., **B**;
-- the letter, set off by a bracket, full stop, colon or comma, and something after it: (B) to the left, B. It moved;
-  but not where what follows names another option (A or B), is the text of another, or denies it;
-- the letter and the option's own text: B to the left;
+- the letter, set off by a bracket, full stop, colon, comma or the end of its line, and something after it:
+  (B) to the left, B. It moved; but not where what follows names another option (A or B), is the text of another, or
+  denies it;
+- the letter and the option's own text, also with a dash or brackets between: B to the left, B - to the left;
 - the option's own text, whatever its case and final stop; a text that is also another option's letter is not;
 - any of these after words such as "Answer:", "The best option is" or "Option", and "B is correct";
 - a statement of that kind within a longer text, where all such statements agree.
@@ -33,7 +34,9 @@ _LEAD = re.compile(
 )
 _STATED = re.compile(rf"\b{_NAMES}\s*(?:is\s*:|is\b|:)\s*(?:{_NAMES}\s+)?", re.IGNORECASE)
 # The opening bracket may stand alone: the prompt may have given it, and a short answer may not close it.
-_SET_OFF = re.compile(r"[(\[{]?\s*([A-Za-z])\s*[)\]}.:,!?]")
+_SET_OFF = re.compile(r"[(\[{]?\s*([A-Za-z])\s*[)\]}.:;,!?]")
+# A letter that has a line to itself; within prose a small one is rather the article.
+_OWN_LINE = re.compile(r"^([ \t]*[(\[{]?[A-Z][)\]}]?)[ \t]*$(?=\s*\S)", re.MULTILINE)
 _BARE = re.compile(r"[(\[{]?\s*([A-Za-z])(?=\s|$)")
 _BRACKETED = re.compile(r"[(\[{]\s*([A-Za-z])\s*[)\]}]")
 _APPROVED = re.compile(rf"is\s+(?:the\s+)?{_WORTH}(?:\s+{_NAMES}|\s+one)?\W*", re.IGNORECASE)
@@ -47,8 +50,9 @@ _JOINED = re.compile(
     r"(?:\b(?:or|and|nor|not|than|versus|vs)|[,/&|+])\s*(?:\boption\s+)?[(\[]?"
     r"([A-Zb-hj-z]|[ai](?!\s+\w))\b(?!')",  # a man, i see: no letters
 )
-_ALONE = re.compile(r"(?<![\w'])([B-HJ-Z]|[AI](?=\W*$))(?![\w'])")  # A man, I see
+_ALONE = re.compile(r"(?<![\w'])([B-HJ-Z]|[AI](?=\W*$|\s+(?:is|was|and|or)\b))(?![\w'])")  # not: A man, I see
 _MARKS = str.maketrans("", "", '*_`"')
+_DASHES = " -\u2013\u2014()"
 _STOPS = " \t.!?,;:'\u2019\u2018\u201c\u201d"
 
 
@@ -60,7 +64,8 @@ def parse_letter(text: str, choices: Sequence[str]) -> int | None:
         choices: the texts of the options, the first of which has the letter A.
     """
     # Other scripts' full-width letters and brackets become plain ones; emphasis and quotation marks are no words.
-    plain = _squeezed(unicodedata.normalize("NFKC", text[:_LONGEST]).translate(_MARKS))
+    whole = unicodedata.normalize("NFKC", text[:_LONGEST]).translate(_MARKS)
+    plain = _squeezed(_OWN_LINE.sub(r"\1.", whole))
     if not plain:
         return None
     options = [_plain_text(choice) for choice in choices]
@@ -72,7 +77,10 @@ def parse_letter(text: str, choices: Sequence[str]) -> int | None:
         statements = list(_STATED.finditer(plain))
         ends = [statement.start() for statement in statements[1:]]
         for statement, end in zip(statements, [*ends, len(plain)], strict=False):
-            found |= _read(plain[statement.end() : end], options, is_within=True)
+            said = plain[statement.end() : end]
+            if _is_one_of_several(said, len(options)):
+                return None
+            found |= _read(said, options, is_within=True)
     return found.pop() if len(found) == 1 else None
 
 
@@ -96,14 +104,25 @@ def _read(text: str, options: Sequence[str], is_within: bool = False) -> set[int
     return found
 
 
+def _is_one_of_several(text: str, count: int) -> bool:
+    """Tell whether a statement begins with an option that it does not leave alone: "A or", "(A) is wrong"."""
+    match = _SET_OFF.match(text) or _BARE.match(text)
+    if match is None or not match[1].isupper() or ord(match[1]) - ord("A") >= count:
+        return False
+    return bool(_GOES_ON.match(text[match.end() :].strip())) and not _APPROVED.fullmatch(text[match.end() :].strip())
+
+
 def _agrees(rest: str, whole: str, index: int, options: Sequence[str], is_bare: bool) -> bool:
     """Tell whether what follows a letter leaves it the one answer; `whole` has what sets it off as well."""
     rest = rest.strip()
     said = _plain_text(rest)
     if not said or said == options[index] or _APPROVED.fullmatch(rest):
         return True
-    if is_bare or said in options:
+    if said in options:
         return False
+    is_own = _plain_text(rest.strip(_DASHES)) == options[index]  # B - to the left, B (to the left)
+    if is_bare or is_own:
+        return is_own
     own, tail = options[index], rest.lstrip(_STOPS)
     if own and tail.casefold().startswith(own):
         rest = whole = tail[len(own) :].strip()
