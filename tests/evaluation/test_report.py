@@ -5,6 +5,7 @@ import json
 import random
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import fmean
@@ -13,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from dynimg_vl.cli.app import main
-from dynimg_vl.evaluation.items import read_answered
+from dynimg_vl.evaluation.items import read_answered, write_items
 from dynimg_vl.evaluation.judges.judge import RuleJudge
 from dynimg_vl.evaluation.judges.run import judge_plan, plan_judging
 from dynimg_vl.evaluation.report.document import escape_markdown
@@ -104,6 +105,26 @@ def test_scores_are_those_of_a_ten_line_reference(run, two_runs):
     assert measured["ours", "msvd"]["scores"]["score"] is None
     assert measured["ours", "msvd"]["visual_tokens"] == 576
     assert measured["ours", "msvd"]["warnings"] == ["60 items, officially 13,157"]
+
+
+def test_videos_are_told_apart_by_their_folders(run, tmp_path):
+    """Each subtask of TVBench counts its videos from the same names; those of CLEVRER serve several subtasks."""
+    rows = [(name, video, 0, letter) for name in ("moving_count", "moving_attribute") for video, letter in ("1A", "2B")]
+    folder = choice_folder(tmp_path / "run", rows)
+    items = read_answered(folder)
+    lines = [json.dumps(vars(give_verdict(one))) for one in items]
+    (folder / "verdicts.jsonl").write_text("\n".join(lines) + "\n")
+
+    def num_clusters():
+        [one] = json.loads(run("report", tmp_path / "run", "--json")[1])["measured"]
+        return one["scores"]["accuracy"]["num_clusters"]
+
+    assert num_clusters() == 2
+    write_items(folder, [replace(one.item, video=f"video/{one.item.subtask}/1.mp4") for one in items])
+    assert num_clusters() == 2
+    moved = [replace(one.item, video=f"video/{one.item.subtask}/{one.item.video_name}.mp4") for one in items]
+    write_items(folder, moved)
+    assert num_clusters() == 4
 
 
 def test_shuffled_files_give_the_same_report(run, two_runs, tmp_path):

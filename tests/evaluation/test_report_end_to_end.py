@@ -95,5 +95,11 @@ def test_predict_judge_report(run, tmp_path):
                 assert measured[name]["scores"][metric]["value"] == pytest.approx(value), (name, metric)
     official = json.loads((out / "mvbench" / "result.json").read_text())
     assert measured["mvbench"]["scores"]["accuracy"]["value"] == pytest.approx(100 * official["accuracy"])
+    # How options were chosen stands beside the numbers, as who judged does.
+    facts = measured["mvbench"]["judge"]
+    assert (facts["mode"], facts["prompt_sha256"]) == (official["mode"], official["prompt_sha256"])
     assert run("report", out, "-o", tmp_path / "report.html")[0] == 0
-    assert "I cannot decide." in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "I cannot decide." in page
+    assert "none needed: generate" in page
+    assert official["prompt_sha256"][:12] in page

@@ -45,16 +45,16 @@ def basis_table(results: Results) -> Block:
             f"{count:,} {state}" for state, count in one.counts.items() if state not in ("total", "scored", "judged")
         )
         prompt = one.facts.get("prompt")
-        digest = str(prompt.get("sha256", ""))[:12] if isinstance(prompt, dict) else ""
+        digest = prompt.get("sha256") if isinstance(prompt, dict) else one.facts.get("prompt_sha256")
         models = one.facts.get("models_returned")
         cells = [
             one.run,
             one.task.title,
-            one.judge,
+            f"{one.judge}: {one.facts['mode']}" if one.facts.get("mode") else one.judge,
             ", ".join(map(str, models)) if isinstance(models, list) else "",
         ]
         cells += [
-            digest,
+            str(digest or "")[:12],
             str(one.facts.get("date") or ""),
             f"{one.counts['total']:,}",
             f"{one.num_scored:,}",
@@ -63,6 +63,7 @@ def basis_table(results: Results) -> Block:
         rows.append(Row([*cells, "; ".join(one.warnings)]))
     columns = ["run", "task", "judge", "model, by its own account", "prompt hash", "date", "in all", "in the score"]
     note = (
+        "The prompt hash is that of the judge's wording; of a task with options, that of the prompt to the model. "
         "Open-ended: what has no answer or no verdict is in no score. Options: an answer that fails or names no option "
         "is wrong; a missing video is in no score."
     )

@@ -9,7 +9,16 @@ from statistics import fmean
 from typing import Any
 
 from ...errors import InputError
-from ..items import ITEMS_FILE, PREDICTIONS_FILE, RUN_FILE, VERDICTS_FILE, Item, read_items, read_predictions
+from ..items import (
+    ITEMS_FILE,
+    PREDICTIONS_FILE,
+    RESULT_FILE,
+    RUN_FILE,
+    VERDICTS_FILE,
+    Item,
+    read_items,
+    read_predictions,
+)
 from ..judges.cases import Judgement, read_judgements
 from ..judges.prompts import DIMENSIONS
 from ..judges.run import hash_of_file, task_folders
@@ -39,7 +48,8 @@ class Measured:
         folder: OUT/TASK.
         task: the benchmark.
         judge: its name; `NO_JUDGE` for tasks with options.
-        facts: of the judge, as its result file has them; and `date`.
+        facts: of the judge, as its result file has them; and `date`. Of a task with options, its `mode` and
+            `prompt_sha256`.
         values: by metric.
         counts: of items (of cases, where an item is judged in several dimensions) by state, `total` included.
         official: how many items the benchmark has.
@@ -139,15 +149,17 @@ def _choice(folder: Path, items: list[Item], warnings: tuple[str, ...], common: 
         raise InputError(f"{path} cannot be read ({error}); run dynimg-vl eval again") from error
     states = [str(verdicts.get(item.id, "pending")) for item in items]
     asked = [
-        Scored(_identity(item), item.subtask, item.video_name, 100.0 * (state == "correct"))
+        # By its path: subtasks have folders of their own, in which names repeat for other videos.
+        Scored(_identity(item), item.subtask, item.video or item.video_name, 100.0 * (state == "correct"))
         for item, state in zip(items, states, strict=True)
         if state not in ("missing", "pending")
     ]
+    result = _read_json(folder / RESULT_FILE)
     average: Average = "strata" if common["task"].headline == "mean_of_subtasks" else "pooled"
     counts = Counter(states)
     return Measured(
         judge=NO_JUDGE,
-        facts={"name": NO_JUDGE, "date": _read_json(folder / "result.json").get("date")},
+        facts={"name": NO_JUDGE, **{name: result.get(name) for name in ("date", "mode", "prompt_sha256")}},
         values={"accuracy": Values(asked, average, len(items))},
         counts={"total": len(items), "scored": len(asked), **dict(sorted(counts.items()))},
         warnings=warnings,

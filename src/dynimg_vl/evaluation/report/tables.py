@@ -90,7 +90,7 @@ def choice_blocks(results: Results, measured: Sequence[Measured]) -> Iterable[Bl
     titles = [codes.get(name, name.replace("_", " ")) for name in subtasks]
     note = "; ".join(f"{code} {name.replace('_', ' ')}" for name, code in codes.items())
     title = f"{task.title} (Table 2)" if is_mvbench else task.title
-    yield Table(title, ["method", "judge", "visual tokens", "LLM", *titles, average], rows, note)
+    yield Table(title, ["method", "mode", "visual tokens", "LLM", *titles, average], rows, note)
     names = [name.replace("_", " ") for name in subtasks]
     series = {run: {name.replace("_", " "): value for name, value in values.items()} for run, values in by_run.items()}
     marks = {name.replace("_", " "): value for name, value in claimed.items()}
@@ -155,7 +155,8 @@ def _cell(results: Results, one: Measured | None, metric: str, digits: int = 1) 
 def _head(group: Iterable[Measured]) -> list[str]:
     group = list(group)
     tokens = _tokens(group)
-    return [group[0].run, "" if group[0].judge == NO_JUDGE else group[0].judge, f"{tokens:.0f}" if tokens else "", ""]
+    judge = str(group[0].facts.get("mode") or "") if group[0].judge == NO_JUDGE else group[0].judge
+    return [group[0].run, judge, f"{tokens:.0f}" if tokens else "", ""]
 
 
 def _tokens(group: Iterable[Measured]) -> float | None:
