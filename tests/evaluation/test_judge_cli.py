@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -146,31 +147,36 @@ def test_a_full_disk_is_one_line(run, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_and_started_again_nothing_is_asked_twice(tmp_path, stop):
+    """The ninth and the tenth request have no reply until the signal is sent, so that it always comes between."""
     folder = open_folder(tmp_path, [(f"v{n}", "What?", "dog", f"dog {n}") for n in range(30)])
-    with OpenAIServer(lambda body: Reply(YES, seconds=0.02)) as server:
-        command = [
-            sys.executable,
-            "-m",
-            "dynimg_vl",
-            "judge",
-            folder,
-            "--base-url",
-            server.base_url,
-            "--concurrency",
-            "2",
-        ]
+    is_sent, is_over = threading.Event(), threading.Event()
+
+    def reply(body):
+        if len(server.requests) <= 8 or is_over.is_set():
+            return YES
+        is_sent.wait(60)
+        return Reply(YES, seconds=0.2)
+
+    with OpenAIServer(reply) as server:
+        command = [sys.executable, "-m", "dynimg_vl", "judge", folder, "--base-url", server.base_url]
+        command += ["--concurrency", "2"]
         environment = {**os.environ, "OPENAI_API_KEY": "k", "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 60
-        while len(server.requests) < 8 and time.monotonic() < deadline:
+        while len(server.requests) < 10:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(stop)
+        is_sent.set()
         process.communicate(timeout=60)
+        is_over.set()
         num_before = len(server.requests)
         assert process.returncode == (130 if stop == signal.SIGINT else -9)
         assert not list(folder.glob("result-*"))
         subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
-    # In flight when it was killed: at most as many as were asked at a time, and one that had just come back.
+    # In flight when it was killed: at most as many as were asked at a time, and one that had just come back; where it
+    # was interrupted, it waited for them.
     assert 30 <= len(server.requests) <= 30 + (0 if stop == signal.SIGINT else 3)
     assert num_before < 30
     judgements = read_judgements(folder / f"judgements-{DEFAULT_MODEL}.jsonl")
