@@ -146,7 +146,9 @@ def find_root(data: Path, task: str, folders: Sequence[str], names: Sequence[str
             if (root / name).is_file():
                 return root, name
     tried = f"{data} or {data / folders[0]}"
-    raise InputError(f"{task}: no {names[0]} in {tried}; dynimg-vl eval check --help tells what to download where")
+    raise InputError(
+        f"{task}: no {names[0]} in {tried}; dynimg-vl eval check {task} --data {data} says what to download"
+    )
 
 
 def kind_of(value: Any) -> str:
