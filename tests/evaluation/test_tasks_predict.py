@@ -162,6 +162,19 @@ def test_stopped_anywhere_it_goes_on_to_the_same_file(tmp_path, mvbench, stops):
         ).read_text()
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_several_processes_leave_what_one_does(tmp_path, mvbench, order):
+    outcomes = [
+        predict_task(MVBENCH, mvbench, FakeEngine(says), tmp_path / "shared", shard=(index, 3)) for index in order
+    ]
+    assert [outcome.result is None for outcome in outcomes] == [True, True, False]
+    alone = predict_task(MVBENCH, mvbench, FakeEngine(says), tmp_path / "alone")
+    assert {**outcomes[-1].result, "date": ""} == {**alone.result, "date": ""}
+    for name in ("predictions.jsonl", "items.jsonl", "verdicts.jsonl"):
+        contents = [(tmp_path / out / "mvbench" / name).read_bytes() for out in ("shared", "alone")]
+        assert contents[0] == contents[1]
+
+
 @pytest.mark.parametrize("number", range(5))
 def test_a_disk_that_is_full_at_any_file_is_one_line_and_keeps_what_there_is(tmp_path, mvbench, monkeypatch, number):
     """Items, the header twice, verdicts and the result are written whole; each write may be the one that fails."""
