@@ -150,7 +150,11 @@ def test_markdown_has_all_rows_and_marks_claimed_ones(run, two_runs, tmp_path):
     table_2 = next(part for part in tables if part.startswith("MVBench (Table 2)"))
     claims = published()
     for row in claims["table_1"]["rows"]:
-        assert f"| {row['method']} (claimed) |" in table_1
+        [line] = [line for line in table_1.splitlines() if line.startswith(f"| {row['method']} (claimed) |")]
+        values = [row[name][part] for name in ("msvd", "msrvtt", "tgif", "activitynet") for part in row[name]]
+        shown = sorted("-" if value is None else f"{value:.1f}" for value in values)
+        assert line.split(" | ")[3:5] == [row["encoder"], row["llm"]]
+        assert sorted(line.strip("| ").split(" | ")[5:]) == shown
     for row in claims["table_2"]["rows"]:
         assert f"| {row['method']} (claimed) |" in table_2
     for table in (table_1, table_2):

@@ -25,7 +25,7 @@ _PAPER_JUDGE = "gpt-3.5-turbo-0125"
 def open_tables(results: Results) -> Iterable[Block]:
     """Table 1, in two: accuracy and score of the four sets, and the benchmark of Video-ChatGPT."""
     claimed = results.claims["table_1"]["rows"]
-    columns = ["method", "judge", "visual tokens", "LLM"]
+    columns = ["method", "judge", "visual tokens", "encoder", "LLM"]
     rows = [
         Row(
             _claimed_head(row) + [plain(row[name][metric]) for name in OPEN_SETS for metric in ("accuracy", "score")],
@@ -35,7 +35,7 @@ def open_tables(results: Results) -> Iterable[Block]:
     ]
     for group in results.by_judge(OPEN_SETS):
         cells = [_cell(results, group.get(name), metric) for name in OPEN_SETS for metric in ("accuracy", "score")]
-        rows.append(Row([*_head(group.values()), *cells]))
+        rows.append(Row([*_head(group.values()), "", *cells]))
     titles = [f"{TASKS[name].title} {metric}" for name in OPEN_SETS for metric in ("accuracy", "score")]
     yield Table(
         "Open-ended questions (Table 1)",
@@ -57,7 +57,7 @@ def open_tables(results: Results) -> Iterable[Block]:
     for group in results.by_judge(("videochatgpt",)):
         one = group["videochatgpt"]
         cells = [_cell(results, one, name, 2) for name in DIMENSIONS]
-        rows.append(Row([*_head([one]), *cells, "", *(_cell(results, one, name, 2) for name in AVERAGES)]))
+        rows.append(Row([*_head([one]), "", *cells, "", *(_cell(results, one, name, 2) for name in AVERAGES)]))
     yield Table(
         "Video-ChatGPT benchmark (Table 1)",
         [*columns, *DIMENSIONS, "average as printed", *(f"average, {name}" for name in AVERAGES.values())],
@@ -142,7 +142,7 @@ def token_charts(results: Results) -> Iterable[Block]:
 
 def _claimed_head(row: Mapping[str, Any]) -> list[str]:
     judge = _PAPER_JUDGE if row["method"] == _PAPER else _CLAIMED_JUDGE
-    return [f"{row['method']} (claimed)", judge, "", row["llm"]]
+    return [f"{row['method']} (claimed)", judge, "", row["encoder"], row["llm"]]
 
 
 def _cell(results: Results, one: Measured | None, metric: str, digits: int = 1) -> str:
