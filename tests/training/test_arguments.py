@@ -1,13 +1,17 @@
 """What a recipe and the command line can say, and how what they cannot is refused."""
 
+import importlib.util
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from dynimg_vl.cli import main
 from dynimg_vl.errors import InputError
+from dynimg_vl.model.configuration_dynimg import DynImgConfig
 from dynimg_vl.training import arguments
 from dynimg_vl.training.arguments import FSDP_UNITS, build_arguments
 from dynimg_vl.training.lora import LoraSettings
@@ -57,6 +61,51 @@ def test_all_recipes_of_the_issue_are_there():
     assert json.loads((ROOT / "recipes" / "deepspeed_zero3.json").read_text())["zero_optimization"]["stage"] == 3
     script = ROOT / "recipes" / "slurm_multi_node.sh"
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+
+
+def test_deepspeed_file_is_filled_in_for_the_paper(monkeypatch):
+    """DeepSpeed itself is not needed for it: what it would be given has no `auto` left, and the recipe's numbers."""
+    base = pytest.importorskip("accelerate.utils.deepspeed").HfDeepSpeedConfig
+    deepspeed = pytest.importorskip("transformers.integrations.deepspeed")
+    monkeypatch.setattr(deepspeed, "dep_version_check", lambda package: None)
+    recipe = TrainRecipe.from_file(ROOT / "recipes" / "qwen2_5_7b.yaml", {"use_cpu": True})
+    values = {**recipe.training, "report_to": "none", "fsdp": False, "fsdp_config": None}
+    args = build_arguments(values)
+
+    # Without DeepSpeed, transformers leaves out the base class, which needs nothing of it.
+    class Config(deepspeed.HfTrainerDeepSpeedConfig, base):
+        pass
+
+    config = Config(str(ROOT / "recipes" / "deepspeed_zero3.json"))
+    config.trainer_config_process(args)
+    model = SimpleNamespace(config=DynImgConfig(text_config={"hidden_size": 3584}))
+    config.trainer_config_finalize(args, model, num_training_steps=100)
+    assert '"auto"' not in json.dumps(config.config)
+    assert config.is_zero3()
+    assert config.get_value("bf16.enabled") is True
+    assert config.get_value("zero_optimization.reduce_bucket_size") == 3584**2
+    assert config.get_value("gradient_clipping") == args.max_grad_norm
+    assert config.get_value("train_batch_size") == (
+        args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps
+    )
+
+
+def test_training_without_accelerate_names_what_brings_it(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "accelerate" else find(name, *rest)
+    )
+    with pytest.raises(InputError, match=r"needs accelerate: pip install 'dynimg-vl\[train\]'"):
+        build_arguments(BASE)
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "LOCAL_WORLD_SIZE"])
+def test_a_launcher_that_counts_in_words_is_one_line(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(name, "two")
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(write(tmp_path))])
+    assert stop.value.code == 2
+    assert "must be numbers" in capsys.readouterr().err
 
 
 def test_the_paper_is_eight_sharded_processes():

@@ -34,7 +34,10 @@ def train(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
     from ..training.run import Launch, train
 
     described = TrainRecipe.from_file(recipe, parse_overrides(overrides))
-    launch = Launch(int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    try:
+        launch = Launch(*(int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")))
+    except ValueError as error:
+        raise InputError("WORLD_SIZE and LOCAL_WORLD_SIZE must be numbers; start with torchrun") from error
     with contextlib.redirect_stdout(sys.stderr):  # the trainer prints its log, and the output is for the result
         result = train(described, launch)
     if result.is_main and as_json:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import importlib.util
 import logging
 import types
 import typing
@@ -126,8 +127,12 @@ def build_arguments(values: Mapping[str, Any]) -> DynImgTrainingArguments:
     the same thing, whichever of the two the installed transformers knows.
 
     Raises:
-        InputError: where a key is unknown, a value of the wrong kind, or settings contradict each other.
+        InputError: where accelerate is missing, a key is unknown, a value of the wrong kind, or settings contradict
+            each other.
     """
+    if importlib.util.find_spec("accelerate") is None:
+        # transformers would name an extra of its own, which brings neither peft nor tensorboard.
+        raise InputError("training needs accelerate: pip install 'dynimg-vl[train]'")
     known = {each.name for each in dataclasses.fields(DynImgTrainingArguments) if each.init}
     values = {_current_name(key, known): value for key, value in values.items()}
     check_keys(values, known, "training")
