@@ -275,6 +275,8 @@ def test_a_dialogue_has_five_dimensions_and_two_averages(run, tmp_path):
     assert one["scores"]["mean_of_five"]["value"] == pytest.approx((2 * 4 + 5) / 5)
     assert one["scores"]["sample_weighted"]["value"] == pytest.approx((2 * (12 * 3 + 3) + 5 * 3) / (12 * 3 + 6))
     text = run("report", tmp_path / "a")[1]
+    # A server of one's own is not the vendor, whatever it calls its model.
+    assert f"| a | gpt-3.5-turbo-0125 at {server.base_url.split('/')[2]} |" in text
     assert "2.00 \\[2.00, 2.00\\] n 12 of 12" in text
 
 

@@ -47,7 +47,7 @@ class Measured:
         run: the run's label.
         folder: OUT/TASK.
         task: the benchmark.
-        judge: its name; `NO_JUDGE` for tasks with options.
+        judge: its name, with the host of an endpoint that is not OpenAI's own; `NO_JUDGE` for tasks with options.
         facts: of the judge, as its result file has them; and `date`. Of a task with options, its `mode` and
             `prompt_sha256`.
         values: by metric.
@@ -181,7 +181,7 @@ def _judged(
     judged = [judgement for judgement in judgements if judgement.state == "judged"]
     counts = Counter(judgement.state for judgement in judgements)
     return Measured(
-        judge=facts["name"],
+        judge=_judge_label(facts),
         facts={**facts, "date": result.get("date")},
         values=_values(common["task"], judgements, {item.id: item for item in items}),
         counts={"total": len(judgements), "scored": len(judged), **dict(sorted(counts.items()))},
@@ -189,6 +189,12 @@ def _judged(
         unjudged=tuple(row for row in judgements if row.message)[:_UNJUDGED_SHOWN],
         **common,
     )
+
+
+def _judge_label(facts: Mapping[str, Any]) -> str:
+    """Name a judge, and where it is another service than the one that its model's name makes one think of."""
+    host = str(facts.get("endpoint") or "").partition("://")[2].partition("/")[0]
+    return str(facts["name"]) if host in ("", "api.openai.com") else f"{facts['name']} at {host}"
 
 
 def _values(task: Task, judgements: Sequence[Judgement], items: Mapping[str, Item]) -> dict[str, Values]:
