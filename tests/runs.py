@@ -101,6 +101,11 @@ def train_there(recipe, *words, num_processes=1, expect=0):
     return result.stderr
 
 
+def die(*_, **__):
+    """End the process that calls this, as the kernel does where memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def curve(folder):
     """Read the losses of a finished run: step -> loss."""
     state = json.loads((Path(folder) / "trainer_state.json").read_text())

@@ -2,20 +2,23 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from dynimg_vl.cli import main
 from dynimg_vl.errors import InputError
-from dynimg_vl.model.configuration_dynimg import DynImgConfig
 from dynimg_vl.training import arguments
 from dynimg_vl.training.arguments import FSDP_UNITS, build_arguments
 from dynimg_vl.training.lora import LoraSettings
 from dynimg_vl.training.recipe import TrainRecipe, parse_overrides
+from tiny import tiny_config
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.name.startswith(("motion_", "my_")))
@@ -63,31 +66,46 @@ def test_all_recipes_of_the_issue_are_there():
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
 
 
-def test_deepspeed_file_is_filled_in_for_the_paper(monkeypatch):
-    """DeepSpeed itself is not needed for it: what it would be given has no `auto` left, and the recipe's numbers."""
-    base = pytest.importorskip("accelerate.utils.deepspeed").HfDeepSpeedConfig
-    deepspeed = pytest.importorskip("transformers.integrations.deepspeed")
-    monkeypatch.setattr(deepspeed, "dep_version_check", lambda package: None)
+def test_the_deepspeed_file_leaves_to_the_recipe_what_the_recipe_says():
+    """DeepSpeed need not be there: transformers fills in every `auto`, and nothing contradicts the recipe."""
+    theirs = HfTrainerDeepSpeedConfig
+
+    class Filled(HfDeepSpeedConfig):
+        is_auto, fill_match, fill_only = theirs.is_auto, theirs.fill_match, theirs.fill_only
+        process, finalize = theirs.trainer_config_process, theirs.trainer_config_finalize
+
     recipe = TrainRecipe.from_file(ROOT / "recipes" / "qwen2_5_7b.yaml", {"use_cpu": True})
-    values = {**recipe.training, "report_to": "none", "fsdp": False, "fsdp_config": None}
-    args = build_arguments(values)
+    args = build_arguments({**recipe.training, "report_to": "none", "fsdp": False, "fsdp_config": None})
+    filled = Filled(json.loads((ROOT / "recipes" / "deepspeed_zero3.json").read_text()))
+    filled.mismatches = []
+    filled.process(args)
+    filled.finalize(args, SimpleNamespace(config=tiny_config()), num_training_steps=10)
+    assert "auto" not in json.dumps(filled.config)
+    assert filled.is_zero3()
+    assert filled.config["bf16"]["enabled"]
+    names = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size", "gradient_clipping")
+    assert [filled.config[name] for name in names] == [8, 2, 16, 1.0]
 
-    # Without DeepSpeed, transformers leaves out the base class, which needs nothing of it.
-    class Config(deepspeed.HfTrainerDeepSpeedConfig, base):
-        pass
 
-    config = Config(str(ROOT / "recipes" / "deepspeed_zero3.json"))
-    config.trainer_config_process(args)
-    model = SimpleNamespace(config=DynImgConfig(text_config={"hidden_size": 3584}))
-    config.trainer_config_finalize(args, model, num_training_steps=100)
-    assert '"auto"' not in json.dumps(config.config)
-    assert config.is_zero3()
-    assert config.get_value("bf16.enabled") is True
-    assert config.get_value("zero_optimization.reduce_bucket_size") == 3584**2
-    assert config.get_value("gradient_clipping") == args.max_grad_norm
-    assert config.get_value("train_batch_size") == (
-        args.world_size * args.per_device_train_batch_size * args.gradient_accumulation_steps
-    )
+def test_the_script_for_several_nodes_starts_a_launcher_on_each_with_the_arguments(tmp_path):
+    """With stand-ins for SLURM and torchrun, which write down how they were called."""
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).write_text(f'#!/bin/bash\necho "{name} $*" >> calls\n[ {name} = srun ] || echo node7\n')
+        (tmp_path / name).chmod(0o755)
+    given = {"SLURM_JOB_NUM_NODES": "4", "SLURM_JOB_NODELIST": "node[7-10]", "SLURM_JOB_ID": "12"}
+    script = ROOT / "recipes" / "slurm_multi_node.sh"
+    run = subprocess.run(
+        ["bash", str(script), "a.yaml", "--max_steps", "3"],
+        cwd=tmp_path, check=False, capture_output=True, text=True,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_GPUS_ON_NODE": "2", **given},
+    )  # fmt: skip
+    assert (run.returncode, run.stderr) == (0, "")
+    asked, started = (tmp_path / "calls").read_text().splitlines()
+    assert asked == "scontrol show hostnames node[7-10]"
+    words = started.split()
+    assert words[words.index("torchrun") :][:5] == ["torchrun", "--nnodes", "4", "--nproc-per-node", "2"]
+    assert "--rdzv-endpoint node7:29500" in started
+    assert started.endswith("-m dynimg_vl train a.yaml --max_steps 3 --num_processes 8")
 
 
 def test_training_without_accelerate_names_what_brings_it(monkeypatch):
@@ -208,6 +226,12 @@ def test_paths_of_a_recipe_start_from_it_and_those_of_the_command_line_from_here
         ({"data": {"flip": "off"}}, "data: path is missing"),
         ({"data": {"path": "d", "flop": "off"}}, "unknown key 'flop'; did you mean flip"),
         ({"data": {"path": "d", "pack_length": 10}}, "pack_length must be at least max_length"),
+        ({"data": {"path": "d", "max_length": "abc"}}, "max_length must be a whole number of at least 1, got 'abc'"),
+        ({"data": {"path": "d", "short_side": -3}}, "short_side must be a whole number of at least 16, got -3"),
+        ({"data": {"path": "d", "seed": "x"}}, "seed must be a whole number of at least 0, got 'x'"),
+        ({"data": {"path": "d", "augment": "maybe"}}, "augment must be true or false, got 'maybe'"),
+        ({"data": {"path": "d", "allowed_share": 2}}, "allowed_share must lie between 0 and 1, got 2"),
+        ({"data": {"path": "d", "flip": 5}}, "flip must be one of paper, off, safe, got 5"),
         ({"training": {}}, "output_dir is missing"),
     ],
 )

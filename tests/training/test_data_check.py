@@ -6,9 +6,12 @@ import pytest
 import yaml
 
 from dynimg_vl.cli.app import main
+from dynimg_vl.errors import InputError
+from dynimg_vl.training.data import check
 from dynimg_vl.training.data.check import check_mixture
 from dynimg_vl.training.data.mixture import read_mixture
 from entries import chat, entry
+from runs import die
 from synthetic import write_video
 
 
@@ -115,6 +118,13 @@ def test_several_processes_find_the_same(tmp_path, folder):
     alone = check_mixture(mixture)
     assert check_mixture(mixture, workers=2, progress=lambda *state: seen.append(state)) == alone
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_worker_that_is_killed_is_told_in_one_line(tmp_path, folder, monkeypatch):
+    monkeypatch.setattr(check, "check_video", die)
+    mixture = read_mixture(write(tmp_path, a=([entry("good.mp4", QA)], {})))
+    with pytest.raises(InputError, match=r"a process that looks at videos was killed .* fewer --workers"):
+        check_mixture(mixture, workers=2)
 
 
 def test_the_verb(run, tmp_path, folder):

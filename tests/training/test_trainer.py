@@ -62,6 +62,17 @@ def test_freezing_by_pattern():
         freeze(model, ["*"])
 
 
+def test_what_deepspeed_has_put_away_learns_all_the_same():
+    """ZeRO-3 leaves parameters empty while the model is loaded, and notes on them how many numbers they have."""
+    model = tiny_model()
+    for parameter in model.parameters():
+        parameter.ds_numel = parameter.numel()
+        parameter.data = parameter.data.new_empty(0)
+    assert freeze(model, ["model.vision_tower.*"]) > 0
+    with pytest.raises(InputError, match="every parameter is frozen"):
+        freeze(model, ["*"])
+
+
 def test_what_learns_is_float32_and_the_matrices_that_are_frozen_stay_small():
     model = tiny_model().to(torch.bfloat16)
     freeze(model, ["model.vision_tower.*"])

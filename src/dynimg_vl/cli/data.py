@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..errors import InputError
 from .options import counted, emit_json, given, json_option, num_dynimgs_option, num_prompts_option, written_whole
 
 _root_options = [
@@ -72,6 +73,7 @@ def check(
 @click.option("--shard-index", type=click.IntRange(0), default=0, help="Which part of the shards is this job's.")
 @click.option("--num-shards", type=click.IntRange(1), default=1, help="Into how many parts (jobs) they are divided.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--ray", "on_ray", is_flag=True, help="On a Ray cluster whose machines share videos and folder.")
 @click.option("--short-side", type=click.IntRange(16), help="Cap on the shorter side of frames, in pixels.")
 @click.option("--per-gap", type=click.IntRange(1), help="Candidates kept between two keyframes.")
 @click.option("--format", "picture", type=click.Choice(["jpeg", "webp"]), default="jpeg", show_default=True)
@@ -84,6 +86,7 @@ def build(
     shard_index: int,
     num_shards: int,
     workers: int,
+    on_ray: bool,
     picture: str,
     quality: int,
     as_json: bool,
@@ -95,17 +98,22 @@ def build(
     --shard-index I --num-shards N.
     """
     from ..training.data.mixture import read_mixture
-    from ..training.data.shard_building import BuildOptions, ShardPlan, build_shards
+    from ..training.data.shard_building import BuildOptions, ShardPlan, build_on_ray, build_shards
     from ..training.data.shard_format import PictureFormat
 
+    if on_ray and (workers, num_shards) != (1, 1):
+        raise InputError("--ray divides the work by itself; leave --workers, --shard-index and --num-shards out")
     request = _request(options)
     shapes = {name: options.pop(name) for name in ("per_gap", "records_per_shard")}
     chosen = BuildOptions(request=request, picture=PictureFormat(picture, quality), **given(**shapes))
     plan = ShardPlan(read_mixture(recipe, **given(**options)), chosen)
     with _progress("shards") as progress:
-        report = build_shards(
-            plan, output, shard_index=shard_index, num_shards=num_shards, workers=workers, progress=progress
-        )
+        if on_ray:
+            report = build_on_ray(plan, output, progress)
+        else:
+            report = build_shards(
+                plan, output, shard_index=shard_index, num_shards=num_shards, workers=workers, progress=progress
+            )
     if as_json:
         skipped = list(report.skipped)
         emit_json({"num_shards": report.num_shards, "num_clips": report.num_records, "skipped": skipped})

@@ -47,10 +47,13 @@ def build_model(
             model.set_attn_implementation(settings.attention)
         except (ValueError, ImportError) as error:
             raise InputError(f"model: attention {settings.attention!r} does not work: {one_line(error)}") from error
+    if args.deepspeed:
+        # ZeRO-3's loader notes renamings that it did not need; weights would be saved under the names before them.
+        model._weight_conversions = []
     if lora is not None:
         model = add_lora(model, lora, settings.path)
     freeze(model, args.frozen)
-    if (args.bf16 or args.fp16) and not args.fsdp:  # accelerate does it for what it shards
+    if (args.bf16 or args.fp16) and not args.fsdp and not args.deepspeed:  # they do it for what they shard
         master_weights(model)
     return model.train(), processor
 

@@ -30,7 +30,9 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> int:
             raise InputError(f"frozen: no parameter is called {pattern!r}; one of them is {next(iter(names))}")
         for parameter in matching:
             parameter.requires_grad_(False)
-    left = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    # DeepSpeed's ZeRO-3 leaves parameters empty and notes how many numbers there were.
+    sizes = (getattr(each, "ds_numel", each.numel()) for each in model.parameters() if each.requires_grad)
+    left = sum(sizes)
     if not left:
         raise InputError("every parameter is frozen; nothing would learn")
     return left

@@ -297,7 +297,9 @@ def _data(values: dict[str, Any], training: Mapping[str, Any]) -> DataSettings:
     if (seed := _seed(training)) is not None:
         given.setdefault("seed", seed)
     options = DatasetOptions(**given)
-    roots: dict[str, Any] = {key: Path(values[key]) for key in ("annotation_root", "video_root") if values.get(key)}
+    roots: dict[str, Any] = {
+        key: Path(str(values[key])) for key in ("annotation_root", "video_root") if values.get(key)
+    }
     pack_length = values.get("pack_length")
     if pack_length is not None and (not isinstance(pack_length, int) or pack_length < options.max_length):
         raise InputError(f"data: pack_length must be at least max_length ({options.max_length}), got {pack_length!r}")

@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -220,5 +221,10 @@ def _run_all(
         return
     remaining = iter(videos)
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        while batch := list(islice(remaining, 64 * workers)):
-            yield from pool.map(job, batch, chunksize=16)
+        try:
+            while batch := list(islice(remaining, 64 * workers)):
+                yield from pool.map(job, batch, chunksize=16)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a process that looks at videos was killed (out of memory?); start again with fewer --workers"
+            ) from error

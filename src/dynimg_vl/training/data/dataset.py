@@ -55,6 +55,20 @@ class DatasetOptions:
     short_side: int = SHORT_SIDE
     allowed_share: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.flip not in FLIPS:
+            raise InputError(f"flip must be one of {', '.join(FLIPS)}, got {self.flip!r}")
+        if not isinstance(self.augment, bool):
+            raise InputError(f"augment must be true or false, got {self.augment!r}")
+        for name, least in (("seed", 0), ("max_length", 1), ("short_side", 16)):
+            value: Any = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        share: Any = self.allowed_share
+        is_number = isinstance(share, int | float) and not isinstance(share, bool)
+        if share is not None and not (is_number and 0 <= share <= 1):
+            raise InputError(f"allowed_share must lie between 0 and 1, got {share!r}")
+
 
 class VideoTextDataset(Dataset):
     """Serve samples of the mixture as dicts of tensors, map-style.
@@ -70,8 +84,6 @@ class VideoTextDataset(Dataset):
 
     def __init__(self, source: SampleSource, processor: DynImgProcessor, options: DatasetOptions | None = None) -> None:
         self.options = options or DatasetOptions()
-        if self.options.flip not in FLIPS:
-            raise InputError(f"flip must be one of {', '.join(FLIPS)}, got {self.options.flip!r}")
         self.source = source
         allowed = self.options.allowed_share
         self.status = SampleStatus(len(source), source.allowed_share if allowed is None else allowed)

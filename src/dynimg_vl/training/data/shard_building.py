@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -267,16 +268,21 @@ def build_shards(
         infos.append(info)
         if progress is not None:
             progress(len(infos), len(numbers))
-    skipped = sorted((row for info in infos for row in info.skipped), key=lambda row: (row["source"], row["entries"]))
-    num_records = sum(len(info.records) for info in infos)
-    allowed = plan.mixture.allowed_share
+    counts = [len(info.records) for info in infos]
+    return _summed_up(plan, folder, counts, [row for info in infos for row in info.skipped])
+
+
+def _summed_up(plan: ShardPlan, folder: Path, counts: Sequence[int], skipped: list[dict[str, Any]]) -> BuildReport:
+    # `counts` are the records of each shard. The order is that of the data, whichever shard was ready first.
+    skipped.sort(key=lambda row: (row["source"], row["entries"]))
+    num_records, allowed = sum(counts), plan.mixture.allowed_share
     if len(skipped) > allowed * (num_records + len(skipped)):
         listed = "; ".join(f"{', '.join(row['videos'])} ({row['reason']})" for row in skipped[:5])
         raise InputError(
             f"{len(skipped)} of {num_records + len(skipped)} clips cannot be used, over the allowed share of "
             f"{allowed:g}: {listed}{' ..' if len(skipped) > 5 else ''}; the other clips are in {folder}"
         )
-    return BuildReport(len(infos), num_records, tuple(skipped))
+    return BuildReport(len(counts), num_records, tuple(skipped))
 
 
 def claim_folder(plan: ShardPlan, folder: Path) -> None:
@@ -318,6 +324,11 @@ def _run_all(jobs: Iterator[ShardJob], workers: int) -> Iterator[ShardInfo]:
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a process that builds shards was killed (out of memory?); what was complete before is kept, start "
+                "again with fewer --workers"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -336,8 +347,10 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def build_on_ray(plan: ShardPlan, folder: Path) -> list[dict[str, Any]]:
-    """Build all shards on a Ray cluster whose machines share the folder; returns one row per shard.
+def build_on_ray(plan: ShardPlan, folder: Path, progress: Progress | None = None) -> BuildReport:
+    """Build all shards on a Ray cluster whose machines share the videos and the folder.
+
+    The cluster is the one that RAY_ADDRESS names, or that this machine is part of; else one is started here.
 
     Raises:
         InputError: where Ray is not installed, or as `build_shards` does.
@@ -347,12 +360,25 @@ def build_on_ray(plan: ShardPlan, folder: Path) -> list[dict[str, Any]]:
         import ray.data
     except ImportError as error:
         raise InputError("this needs Ray: pip install 'ray[data]'") from error
+    folder = folder.resolve()  # tasks run elsewhere
     claim_folder(plan, folder)
     shared = ray.put(plan)
 
     def build(row: dict[str, Any]) -> dict[str, Any]:
-        info = ray.get(shared).job(folder, int(row["item"])).run()
-        return {"shard": int(row["item"]), "num_records": len(info.records), "skipped": json.dumps(info.skipped)}
+        try:
+            info = ray.get(shared).job(folder, int(row["item"])).run()
+        except InputError as error:  # Ray would wrap it in pages of its own
+            return {"num_records": 0, "skipped": "[]", "error": str(error)}
+        return {"num_records": len(info.records), "skipped": json.dumps(info.skipped), "error": ""}
 
     numbers = list(range(plan.num_shards))
-    return ray.data.from_items(numbers, override_num_blocks=len(numbers)).map(build).take_all()
+    counts: list[int] = []
+    skipped: list[dict[str, Any]] = []
+    for row in ray.data.from_items(numbers, override_num_blocks=len(numbers)).map(build).iter_rows():
+        if row["error"]:
+            raise InputError(row["error"])
+        counts.append(int(row["num_records"]))
+        skipped += json.loads(row["skipped"])
+        if progress is not None:
+            progress(len(counts), len(numbers))
+    return _summed_up(plan, folder, counts, skipped)
