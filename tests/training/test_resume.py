@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dynimg_vl.errors import InputError
+from dynimg_vl.training import checkpoints as checkpoint_files
 from dynimg_vl.training.checkpoints import COMPLETE, PARTIAL, checkpoints, is_complete, last_checkpoint
 from runs import command, curve, environment, same_weights, samples_about_clips, stop_after, train_here, weights
 
@@ -62,6 +63,17 @@ def test_a_checkpoint_that_was_cut_off_is_not_picked_up(stopped, damage):
     else:
         cut(folder / "checkpoint-4" / damage)
     assert last_checkpoint(folder) == folder / "checkpoint-2"
+
+
+def test_a_checkpoint_that_goes_away_while_it_is_looked_at_is_none(stopped, monkeypatch):
+    _, folder = stopped
+
+    def gone(path, *_, **__):  # it was there when its size was read, and for the first of the two times it is opened
+        raise RuntimeError(f"unable to open file <{path}> in read-only mode: No such file or directory (2)")
+
+    last = last_checkpoint(folder)
+    monkeypatch.setattr(checkpoint_files, "safe_open", gone)
+    assert not is_complete(last)
 
 
 def test_a_run_goes_past_a_damaged_checkpoint_and_replaces_it(stopped):

@@ -55,7 +55,7 @@ def _opens(path: Path) -> bool:
         try:
             with safe_open(path, framework="pt") as file:
                 return len(list(file.keys())) >= 0
-        except SafetensorError:
+        except (SafetensorError, RuntimeError):  # the second where it is gone by now: a living run deletes old ones
             return False
     return path.suffix not in (".pt", ".pth", ".bin") or zipfile.is_zipfile(path)
 
