@@ -113,13 +113,21 @@ def test_equal_compute_is_another_number_of_steps():
     runs = experiment.arm_runs({("single", "after"): 2.5, ("single", "before_1d"): 1.04, ("single", "before_4d"): 1.0})
     steps = {(each.arm, each.budget): each.steps for each in runs}
     assert steps == {
-        ("after", "clips"): 500,
-        ("after", "compute"): 200,
-        ("before_1d", "clips"): 500,
-        ("before_4d", "clips"): 500,
+        ("after", "clips"): 400,
+        ("after", "compute"): 160,
+        ("before_1d", "clips"): 400,
+        ("before_4d", "clips"): 400,
     }
     assert runs[1].run.place != runs[0].run.place
-    assert runs[1].run.recipe["stages"][0]["steps"] == 200
+    assert runs[1].run.recipe["stages"][0]["steps"] == 160
+
+
+def test_a_table_may_have_values_of_its_own():
+    sizes = {
+        table: Experiment(table, "cpu", 1, ("single",)).values["model"]["token_grid"] for table in ("table3", "table4")
+    }
+    assert sizes == {"table3": 8, "table4": 12}
+    assert "tables" not in Experiment("table4", "cpu", 1, ("single",)).describe()["values"]
 
 
 @pytest.mark.parametrize(
@@ -314,6 +322,38 @@ def test_arms_from_other_weights_are_said_to_be(finished, tmp_path, monkeypatch)
     assert seen == ["runs/single/before_4d/seed0"]
     assert summary["worlds"]["single"]["mixed_starts"] == [0]
     assert "Not all arms share their initial weights (seeds: 0)" in (folder / "report.md").read_text()
+
+
+def test_worlds_may_join_and_what_is_known_stays(finished, tmp_path, monkeypatch):
+    out, _, _ = finished
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(out, folder)
+    before = numbers_of(folder)
+    seen = trained_by(monkeypatch)
+    assert run_experiment(tiny(("several",)), folder, "a command", ignore).done == 2
+    assert seen == ["runs/several/keyframes/seed0", "runs/several/before_4d/seed0"]
+    assert run_experiment(tiny(), folder, "a command", ignore).done == 2
+    report, results = numbers_of(folder)
+    assert report == before[0]
+    assert {name: results[name] for name in before[1]} == before[1]
+    assert list(json.loads((folder / "ablation.json").read_text())["worlds"]) == ["single", "several"]
+    with pytest.raises(InputError, match="an experiment with other values; take another folder"):
+        run_experiment(tiny(("long",), changes=[("stages.text.steps", 3)]), folder, "a command", ignore)
+
+
+def test_where_patches_look_is_measured_before_and_after_for_arms_that_see_a_strip(finished):
+    out, _, _ = finished
+    looks, result = (
+        json.loads((out / f"runs/single/{arm}/seed0" / RESULT_FILE).read_text()) for arm in (KEYFRAMES, "before_4d")
+    )
+    assert looks["looks"] is looks["looks_before"] is None
+    layers = [row["layer"] for row in result["looks"]]
+    assert layers == [row["layer"] for row in result["looks_before"]] == list(range(1, 1 + len(layers)))
+    assert result["looks"] != result["looks_before"]
+    assert all(0 < row["still"]["strip"]["mean"] < 1 for row in result["looks"])
+    assert (
+        "| before the encoder, 4-D | " in (out / "report.md").read_text().split("Where the keyframe's patches look")[1]
+    )
 
 
 def test_results_of_another_experiment_are_no_results_of_this_one(finished, tmp_path):

@@ -14,6 +14,7 @@ from ...motion.plan import KEYFRAME_FAMILIES, MOTION_FAMILIES, WorldPlan
 from ...motion.wordings import ALL_FAMILIES
 from ...motion.world import new_bank
 from ..motion import fast_attention
+from ..motion.attention_measure import AttentionMeasure, measure_attention, sees_strip
 from ..motion.data import IGNORE, MotionBatch, MotionDataset, View
 from ..motion.settings import BatchPlan
 from ..motion.staged_trainer import build_learner
@@ -23,6 +24,9 @@ from .statistics import macro, sampling_error
 
 CONTROLS = ("shuffled", "repeated", "grey")
 """What is done to the strip of a trained arm; the keyframe stays."""
+LOOKERS = ("moving", "still")
+LOOKS = ("match", "chance", "place", "strip")
+"""What is kept of where keyframe patches look: which of them, and which shares."""
 TEST_SEED = 424_242
 """Of clips, questions and pictures; the same for all arms, seeds and tables."""
 
@@ -38,10 +42,11 @@ def measure(checkpoint: Path, plan: WorldPlan, settings: TestSettings, use_cpu: 
 
     Returns:
         `score` and `sampling_error` on motion (points), `keyframe_score`, `controls` (score by name), `counts` (right
-        and all, by family and right answer).
+        and all, by family and right answer), `looks` (see `measure_looks`).
     """
     device = "cuda" if torch.cuda.is_available() and not use_cpu else "cpu"
     model, processor = load_pretrained(str(checkpoint), device=device, dtype="float32")
+    looks = measure_looks(model, processor, plan, settings)
     if device == "cpu":
         model.set_attn_implementation(fast_attention.NAME)
     learner = build_learner(model.eval(), processor.tokenizer).to(device)
@@ -76,7 +81,34 @@ def measure(checkpoint: Path, plan: WorldPlan, settings: TestSettings, use_cpu: 
         "keyframe_score": macro(plain, KEYFRAME_FAMILIES),
         "controls": {name: macro(counts[name], MOTION_FAMILIES) for name in names if name},
         "counts": plain,
+        "looks": looks,
     }
+
+
+def measure_looks(model: Any, processor: Any, plan: WorldPlan, settings: TestSettings) -> list[dict[str, Any]] | None:
+    """Measure where keyframe patches look on the clips of a world, layer by layer (the mean over heads).
+
+    Args:
+        model: of an arm, before or after it is trained.
+        processor: that belongs to it.
+        plan: of the world.
+        settings: on how many clips, over pictures that no run sees.
+
+    Returns:
+        Shares of attention as `AttentionMeasure.as_json` has them, or None where the tower never sees a keyframe with a
+        strip or no clips are asked for.
+    """
+    if not settings.attention_clips or not sees_strip(model.config):
+        return None
+    options = {"num_clips": settings.attention_clips, "batch_size": settings.test_batch_size, "seed": TEST_SEED}
+    bank = new_bank(settings.test_pictures, TEST_SEED)
+    *_, found = measure_attention(model.eval(), processor, bank=bank, plan=plan, **options)
+    assert isinstance(found, AttentionMeasure)
+    return [
+        {"layer": row["layer"], **{group: {name: row[group][name] for name in LOOKS} for group in LOOKERS}}
+        for row in found.as_json()
+        if row["head"] is None
+    ]
 
 
 def can_disturb(layout: DynImgLayout, control: str) -> bool:

@@ -6,7 +6,7 @@ the loss on text alone (C). Positions are 1-D in A and B, as those of a pretrain
 
 import copy
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from .worlds import COLLAGES, STILLS, WORLDS
 
 SCALES = ("smoke", "cpu", "gpu")
 FOLDER = Path(__file__).parent
-_SECTIONS = ("model", "data", "stages", "training", "ablation")
+_SECTIONS = ("model", "data", "stages", "training", "ablation", "tables")
 _PICTURE_LOSSES = {
     "attention": 0.0,
     "flow": 0.0,
@@ -40,12 +40,13 @@ _SAME_COMPUTE = 0.1
 
 @dataclass(frozen=True)
 class TestSettings:
-    """Say on how much an arm is measured."""
+    """Say on how much an arm is measured; `attention_clips` 0 leaves out where its keyframe patches look."""
 
     collage_rounds: int
     test_batches: int
     test_batch_size: int
     test_pictures: int
+    attention_clips: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,10 @@ class Experiment:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """Read the recipe of the scale, with the changes applied: the values that all runs share."""
+        """Read the recipe of the scale, with its changes for the table and ours: the values that all runs share."""
         values = read_yaml(FOLDER / f"{self.scale}.yaml", "scale", _SECTIONS)
-        for key, value in self.changes:
+        own = values.pop("tables", {}).get(self.table_name, {})
+        for key, value in (*own.items(), *self.changes):
             _put(values, key.split("."), value)
         return values
 
@@ -128,9 +130,9 @@ class Experiment:
         check_keys(self.values["ablation"], TestSettings.__dataclass_fields__, "ablation")
         return TestSettings(**self.values["ablation"])
 
-    def describe(self) -> dict[str, Any]:
-        """Give all that decides the numbers, as JSON has it."""
-        plans = {name: asdict(WORLDS[name].plan) for name in self.worlds}
+    def describe(self, worlds: Sequence[str] | None = None) -> dict[str, Any]:
+        """Give all that decides the numbers in some worlds (None: its own), as JSON has it."""
+        plans = {name: asdict(WORLDS[name].plan) for name in (self.worlds if worlds is None else worlds)}
         arms = {name: dict(arm.model) for name, arm in self.arms.items()}
         own = {"table": self.table_name, "scale": self.scale, "worlds": plans, "arms": arms, "values": self.values}
         return {**own, "stills": asdict(STILLS), "collages": asdict(COLLAGES)}

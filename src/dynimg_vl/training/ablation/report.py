@@ -9,6 +9,7 @@ from typing import Any
 
 from ...motion.plan import MOTION_FAMILIES
 from .figure import Row, draw_curves, draw_figure
+from .looks import looks_section, summarise_looks
 from .measure import CONTROLS
 from .protocol import Experiment
 from .statistics import MIN_ERRORS, MIN_POINTS, MIN_SEEDS, Estimate, decide, estimate, is_above_bound, paired
@@ -88,8 +89,11 @@ def summarise(experiment: Experiment, world: str, results: Sequence[Mapping[str,
     }
     leaks = [] if bound is None else _leaks(runs, bound)
     curves = {arm: curve for (arm, budget), found in runs.items() if budget == "clips" and (curve := _curve(found))}
+    looks = {
+        arm: seen for (arm, budget), found in runs.items() if budget == "clips" and (seen := summarise_looks(found))
+    }
     found = {"bound": bound, "arms": arms, "equal_compute": compute, "claims": claims, "leaks": leaks}
-    return {**found, "mixed_starts": _mixed_starts(runs), "curves": curves}
+    return {**found, "mixed_starts": _mixed_starts(runs), "looks": looks, "curves": curves}
 
 
 def _curve(found: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
@@ -187,7 +191,8 @@ def _section(experiment: Experiment, name: str, world: Mapping[str, Any]) -> lis
             f"{_interval(found[budget]['difference'])} | {found[budget]['label']}" for budget in ("clips", "compute")
         ]
         lines.append(f"| {claim}{ours} | {' | '.join(parts)} |")
-    return [*lines, ""]
+    titles = {arm: described.title for arm, described in experiment.arms.items()}
+    return [*lines, "", *looks_section(titles, world["looks"])]
 
 
 def _figure(experiment: Experiment, name: str, world: Mapping[str, Any]) -> str:

@@ -20,13 +20,14 @@ from filelock import FileLock, Timeout
 from ...errors import InputError
 from ...model.foreign import reading
 from ..arguments import build_arguments
+from ..building import build_model
 from ..checkpoints import explained, is_complete, last_checkpoint
 from ..initial_weights import digest_of
 from ..motion.tokenizer import build_tokenizer
 from ..recipe import TrainRecipe
 from ..run import train
 from .compute import flops_per_clip
-from .measure import measure
+from .measure import measure, measure_looks
 from .protocol import ArmRun, Experiment, Run
 from .report import write_report
 from .worlds import WORLDS
@@ -40,7 +41,7 @@ RESULT_FILE = "result.json"
 _FLOPS_FILE = "flops.json"
 _RECIPE_FILE = "recipe.yaml"
 _START_FILE = "start.json"
-"""Which weights a run started from, noted when it does: they may be elsewhere when it ends."""
+"""Which weights an arm started from and where they look, noted when it starts: they may be elsewhere when it ends."""
 _NEEDED = (
     "arm",
     "world",
@@ -115,23 +116,31 @@ class _Runner:
 
     def __init__(self, experiment: Experiment, out: Path) -> None:
         self.experiment, self.out = experiment, out
-        described = json.dumps(experiment.describe(), sort_keys=True)
-        self.settings = hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    def settings(self, world: str) -> str:
+        """Give a digest of all that decides the results in one world, whatever other worlds there are."""
+        described = json.dumps(self.experiment.describe([world]), sort_keys=True)
+        return hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def note_settings(self) -> None:
         """Write down what decides the numbers, or compare it with what the folder was begun with."""
         path = self.out / SETTINGS_FILE
         described = json.loads(json.dumps(self.experiment.describe()))
-        if not path.exists():
-            # Results may have come from elsewhere, without this file.
-            for result in sorted(self.out.glob(f"runs/*/*/*/{RESULT_FILE}")):
-                if _read(result).get("settings", self.settings) != self.settings:
+        if path.exists():
+            known = _read(path)
+            worlds: Any = known.get("worlds")
+            if isinstance(worlds, dict):  # others may join, as seeds may
+                described["worlds"] = {**worlds, **described["worlds"]}
+                known["worlds"] = {**described["worlds"], **worlds}
+            if changed := [name for name, value in described.items() if known.get(name) != value]:
+                raise InputError(f"{self.out} holds an experiment with other {', '.join(changed)}; take another folder")
+        # Results may have come from elsewhere, without this file.
+        for world in self.experiment.worlds:
+            settings = self.settings(world)
+            for result in sorted(self.out.glob(f"runs/{world}/*/*/{RESULT_FILE}")):
+                if _read(result).get("settings", settings) != settings:
                     raise InputError(f"{result} is of an experiment with other settings; take another folder")
-            _write(path, described)
-        elif (changed := [name for name, value in described.items() if _read(path).get(name) != value]) != []:
-            raise InputError(
-                f"{self.out} holds an experiment with other {', '.join(changed)}; take another folder (seeds may)"
-            )
+        _write(path, described)
         if not (self.out / "tokenizer").is_dir():
             partial = self.out / ".tokenizer"
             build_tokenizer().save_pretrained(partial)
@@ -188,6 +197,7 @@ class _Runner:
                 self._train_bases(each.seed, patience)
             with _lock(folder, patience):
                 if not self.is_done(each):
+                    self._note_start(each, folder)
                     self._train(each.run)
                     self._measure(each, folder)
         except Timeout:
@@ -211,11 +221,19 @@ class _Runner:
         folder = self.out / run.place
         if self._is_trained(run):
             return
-        if not self._is_begun(run) and (start := self.start(run)) is not None:
-            _write(folder / _START_FILE, {"weights": digest_of(start)})
         result = train(self.recipe(run, folder))
         if result.stopped_by:
             raise _Stopped(result.stopped_by)
+
+    def _note_start(self, each: ArmRun, folder: Path) -> None:
+        # Before the first step: the weights may be elsewhere when the run ends.
+        start = self.start(each.run)
+        if self._is_begun(each.run) or start is None:
+            return
+        recipe = self.recipe(each.run, folder)
+        model, processor = build_model(recipe.model, None, build_arguments(recipe.training))
+        looks = measure_looks(model.float(), processor, WORLDS[each.world].plan, self.experiment.test)
+        _write(folder / _START_FILE, {"weights": digest_of(start), "looks": looks})
 
     def _measure(self, each: ArmRun, folder: Path) -> None:
         checkpoint = last_checkpoint(folder)
@@ -230,7 +248,7 @@ class _Runner:
         log = _read_log(folder)
         seconds = [row["step_seconds"] for row in log if "step_seconds" in row]
         batch = each.run.recipe["stages"][0]["batch"]["batch_size"]
-        start = folder / _START_FILE
+        start = _read(folder / _START_FILE) if (folder / _START_FILE).exists() else {}
         own = {name: getattr(each, name) for name in ("arm", "world", "seed", "budget", "steps")}
         _write(
             folder / RESULT_FILE,
@@ -242,8 +260,9 @@ class _Runner:
                 "curve": [row for row in log if any(name.startswith("eval_") for name in row)],
                 "step_seconds": statistics.median(seconds) if seconds else None,
                 "recipe": f"{each.run.place}/{_RECIPE_FILE}",
-                "start": _read(start).get("weights") if start.exists() else None,
-                "settings": self.settings,
+                "start": start.get("weights"),
+                "looks_before": start.get("looks"),
+                "settings": self.settings(each.world),
                 "date": datetime.now(timezone.utc).date().isoformat(),
                 "machine": machine(use_cpu),
                 "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

@@ -20,7 +20,9 @@ from ...errors import InputError
 from ...layout import DynImgLayout
 from ...model import DynImgForConditionalGeneration, DynImgProcessor
 from ...model.attention import head_weights, num_read_layers
+from ...model.configuration_dynimg import DynImgConfig
 from ...model.tile_encoding import frame_of_patches
+from ...motion.plan import WorldPlan, sample_planned, sharp
 from ...motion.render import match_points, pixel_points, render, truth_at
 from ...motion.textures import PictureBank
 from ...motion.world import Scenes, sample_scenes
@@ -115,21 +117,27 @@ def score_attention(weights: Tensor, truth: PatchTruth, group: str) -> dict[str,
     }
 
 
-def draw_clip(number: int, view: View, bank: PictureBank, seed: int) -> tuple[Scenes, Tensor, Tensor]:
-    """Draw one clip with a still camera from its number and a seed alone.
+def draw_clip(
+    number: int, view: View, bank: PictureBank, seed: int, plan: WorldPlan | None = None
+) -> tuple[Scenes, Tensor, Tensor]:
+    """Draw one clip with a still camera from its number and a seed alone; of a planned world, where there is a plan.
 
     Returns:
         The scene once for each of its G DynImgs, the times (G, 1 + N) of their frames, and the DynImgs
         (G, 3, S, S) uint8, with each frame drawn at the size of its tile.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + number) % 2**63)
-    scenes = sample_scenes(1, len(bank), generator, camera_share=0.0)
+    if plan is None:
+        scenes = sample_scenes(1, len(bank), generator, camera_share=0.0)
+    else:
+        scenes = sample_planned(1, len(bank), generator, plan)
     times = frame_times(1, view, generator)[0]
     scenes = scenes.rows(torch.zeros(len(times), dtype=torch.long))
     pixels = torch.zeros(len(times), 3, view.layout.image_size, view.layout.image_size)
     for rank, tile in enumerate(view.layout.pixel_tiles):
         rows, columns = tile.slices
-        pixels[:, :, rows, columns] = render(scenes, bank, times[:, rank : rank + 1], tile.size, generator)[:, 0]
+        shown = sharp(scenes) if rank == 0 else scenes  # keyframes have no blur
+        pixels[:, :, rows, columns] = render(shown, bank, times[:, rank : rank + 1], tile.size, generator)[:, 0]
     return scenes, times, pixels.mul_(255).round_().to(torch.uint8)
 
 
@@ -175,6 +183,11 @@ class AttentionMeasure:
         ]
 
 
+def sees_strip(config: DynImgConfig) -> bool:
+    """Tell whether the tower of a model sees a keyframe together with a strip."""
+    return config.prompt_stage == "before" and config.layout.num_prompt_frames > 0
+
+
 def measure_attention(
     model: DynImgForConditionalGeneration,
     processor: DynImgProcessor,
@@ -183,6 +196,7 @@ def measure_attention(
     num_clips: int = 200,
     seed: int = 20261121,
     batch_size: int = 16,
+    plan: WorldPlan | None = None,
 ) -> Iterator[int | AttentionMeasure]:
     """Measure where keyframe patches look, on clips with a still camera that are drawn from `seed` alone.
 
@@ -193,6 +207,7 @@ def measure_attention(
         num_clips: how many, at least 1.
         seed: of the scenes and times.
         batch_size: clips at a time.
+        plan: of the world that clips are drawn from; without it, the one that the embedded model is trained on.
 
     Yields:
         The number of clips done after each batch, and the measure at the end.
@@ -201,7 +216,7 @@ def measure_attention(
         InputError: where the tower never sees keyframe and strip together.
     """
     config, view = model.config, View.of(model.config)
-    if config.prompt_stage != "before" or view.layout.num_prompt_frames == 0:
+    if not sees_strip(config):
         raise InputError(
             f"this model (prompt_stage={config.prompt_stage!r}, {config.num_prompt_frames} prompt frames) never shows "
             "its tower a keyframe with a strip: there is no attention between them to measure"
@@ -209,7 +224,7 @@ def measure_attention(
     parts: list[dict[str, dict[str, np.ndarray]]] = []
     for start in range(0, num_clips, batch_size):
         numbers = range(start, min(start + batch_size, num_clips))
-        scenes, times, pixels = zip(*(draw_clip(number, view, bank, seed) for number in numbers), strict=True)
+        scenes, times, pixels = zip(*(draw_clip(number, view, bank, seed, plan) for number in numbers), strict=True)
         truth = patch_truth(_joined(scenes), torch.cat(times), view.layout)
         normed = processor.video_processor.normalise(torch.cat(pixels))
         parts.append(_measure_batch(model, normed, truth, view.num_dynimgs))

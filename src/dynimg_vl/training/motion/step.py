@@ -6,6 +6,7 @@ share one video. What comes out is what its own forward pass gives (a test compa
 Shapes: B clips of G DynImgs, Q encoded patches and K' kept tokens of each DynImg, C and D widths, L positions of text.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -86,6 +87,8 @@ class MotionLearner(nn.Module):
         """
         inputs = {"pixels": pixels, "keep_tokens": keep_tokens, "targets": targets, "text": text}
         batch = MotionBatch.from_inputs({**inputs, "camera_id": camera_id, "direction_id": direction_id})
+        if not any(value for name, value in weights.items() if name != "text"):
+            batch.targets = None  # losses that count for nothing take a twentieth of a step on text
         losses, correct = self.losses(batch)
         total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
         found = {"loss": total, "losses": {name: value.detach() for name, value in losses.items()}}
@@ -93,7 +96,8 @@ class MotionLearner(nn.Module):
 
     def losses(self, batch: MotionBatch) -> tuple[dict[str, Tensor], Tensor | None]:
         """Give the losses by name, and for each text position whether its token was predicted (None without text)."""
-        features, visual, scores = self.encode(batch.pixels, batch.keep_tokens)
+        watched = batch.targets is not None
+        features, visual, scores = self.encode(batch.pixels, batch.keep_tokens, watched)
         losses = {} if batch.targets is None else self.dense_losses(features, scores, batch, batch.targets)
         correct = None
         if batch.text is not None:
@@ -136,12 +140,14 @@ class MotionLearner(nn.Module):
         rows = top[:, None, None] + inner[:, None]
         return (rows * grid + left[:, None, None] + inner).flatten()
 
-    def encode(self, pixels: Tensor, keep_tokens: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def encode(
+        self, pixels: Tensor, keep_tokens: Tensor, watched: bool = True
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Run the ViT on the patches of the kept tokens; on all of them where frames are apart.
 
         Returns:
             Features (B * G, Q, C); the kept visual tokens (B * G, K', D) where they are no plain means of those, else
-            None; scores (B * G, 2, Q, Q) where patches of different frames see each other.
+            None; scores (B * G, 2, Q, Q) where they are watched and patches of different frames see each other.
         """
         inner = self.model.model
         tower = inner.vision_tower
@@ -156,7 +162,8 @@ class MotionLearner(nn.Module):
         layers = tower.encoder.layers[: self.num_layers]
         if self.view.prompt_stage != "before":
             return encode_apart(layers, states, self.frame_number[patches]), None, None
-        with watch_attention(tower.encoder.layers[ATTENTION_BLOCK]) as scores:
+        block = tower.encoder.layers[ATTENTION_BLOCK]
+        with watch_attention(block) if watched else nullcontext([None]) as scores:
             for layer in layers:
                 states = layer(states, None)
         return states, None, scores[0]
