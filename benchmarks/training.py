@@ -56,6 +56,7 @@ from dynimg_vl.training.parameter_groups import master_weights
 from flops import forward_work, known_peak, measured_peak, synchronise
 
 SETTINGS = {"dynimg": 4, "pllava": 16}
+PARTS = ("step", "positions", "loader", "waiting")
 QWEN2_5_05B = {
     **QWEN2_5_7B, "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
     "num_attention_heads": 14, "num_key_value_heads": 2,
@@ -286,7 +287,12 @@ def measure_waiting(data: dict[str, Path], bench: Bench, workers: int) -> dict[s
             working.append(time.perf_counter() - start)
         skipped = min(2, len(waiting) - 1)  # until the workers have started
         total = sum(waiting[skipped:]) + sum(working[skipped:])
-        result[name] = {"share": _round(sum(waiting[skipped:]) / total), "steps": len(waiting) - skipped}
+        result[name] = {
+            "share": _round(sum(waiting[skipped:]) / total),
+            "steps": len(waiting) - skipped,
+            "wait_seconds": _round(statistics.median(waiting[skipped:])),
+            "step_seconds": _round(statistics.median(working[skipped:])),
+        }
     return result
 
 
@@ -314,6 +320,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--attention", help="sdpa (default), flash_attention_2 or eager")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument("--bf16-weights", action="store_true", help="no float32 copies of what learns (7b --full)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure; all by default")
     parser.add_argument("--batch", type=int, default=1, help="samples a step")
     parser.add_argument("--text-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -355,6 +362,8 @@ def main() -> None:
             parts["loader"] = lambda: measure_loader(data, bench, options.workers)
             parts["waiting"] = lambda: measure_waiting(data, bench, max(options.workers))
         for part, measure in parts.items():
+            if part not in options.parts:
+                continue
             report[part] = measure()
             print(part, json.dumps(report[part], indent=1), flush=True)
     report["process_peak_memory_gib"] = _round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)

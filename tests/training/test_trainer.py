@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import resource
 import signal
 from itertools import pairwise
@@ -14,11 +15,12 @@ from transformers import Qwen2ForCausalLM, SiglipVisionModel
 from dynimg_vl.errors import InputError
 from dynimg_vl.model import load_pretrained
 from dynimg_vl.training.checkpoints import is_complete
+from dynimg_vl.training.data.dataset import VideoTextDataset
 from dynimg_vl.training.parameter_groups import freeze, master_weights, parameter_groups, theta_sizes
 from dynimg_vl.training.recipe import TrainRecipe
 from dynimg_vl.training.run import Launch, check_devices
 from dynimg_vl.training.sampling import EpochSampler
-from runs import after_step, curve, samples_about_clips, train_here, weights
+from runs import after_step, curve, samples_about_clips, stop_after, train_here, weights
 from tiny import tiny_config, tiny_inputs, tiny_model, tiny_tokenizer
 
 pytest_plugins = ["run_fixtures"]
@@ -272,6 +274,35 @@ def test_broken_samples_are_counted_and_listed(recipe_of, tmp_path):
     assert result.samples["missing"] == 1
     rows = (tmp_path / "run" / "broken_samples_0.jsonl").read_text().splitlines()
     assert [json.loads(row)["reason"] for row in rows] == ["missing"]
+
+
+def test_what_was_found_broken_before_a_resumption_still_counts(recipe_of, tmp_path, monkeypatch):
+    samples = samples_about_clips(12)
+    for number in (0, 5, 7):
+        samples[number]["messages"][0]["content"][0]["video"] = f"missing{number}.mp4"
+    settings = {"data.allowed_share": 0.5}
+    straight = train_here(recipe_of(samples, output="straight", max_steps=3), **settings)
+    recipe = recipe_of(samples, output="halves", max_steps=3)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        train_here(recipe, **settings)
+    assert train_here(recipe, **settings).samples == straight.samples == {"used": 9, "missing": 3}
+    rows = (tmp_path / "halves" / "broken_samples_0.jsonl").read_text().splitlines()
+    assert [json.loads(row)["entry"] for row in rows] == [1, 6, 8]
+
+
+def test_a_killed_data_process_is_one_line(recipe_of, monkeypatch):
+    def deadly(self, number, rng):
+        if number >= 20:  # in the sixth step
+            os.kill(os.getpid(), signal.SIGKILL)
+        return make(self, number, rng)
+
+    make = VideoTextDataset._make
+    monkeypatch.setattr(VideoTextDataset, "_make", deadly)
+    settings = {"save_strategy": "steps", "save_steps": 1, "dataloader_num_workers": 1, "dataloader_prefetch_factor": 1}
+    recipe = recipe_of(samples_about_clips(24), **settings, max_steps=6, train_sampling_strategy="sequential")
+    with pytest.raises(InputError, match=r"reads data was killed.*the same command goes on from checkpoint-[2-5]$"):
+        train_here(recipe)
 
 
 def test_text_alone_trains_and_moves_theta():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ from .stopping import SignalStop
 from .trainer import DynImgTrainer
 
 logger = logging.getLogger(__name__)
+
+_KILLED_WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)")
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ def _train_on_annotations(
     source = open_samples(data.path, annotation_root=data.annotation_root, video_root=data.video_root)
     model, processor = build_model(recipe.model, lora, args)
     dataset = VideoTextDataset(source, processor, recipe.data.options)
+    if resumed is not None:
+        dataset.status.read(resumed, args.process_index, args.world_size)
     collator = Collator(int(processor.tokenizer.pad_token_id), recipe.data.pack_length)
     use_cache = getattr(model.config, "use_cache", None)
     trainer = make_trainer(
@@ -237,11 +242,26 @@ def _run(trainer: DynImgTrainer, listener: SignalStop, resumed: Path | None) -> 
         discard_partial(folder)
     if resumed is not None:
         logger.info("going on from %s", resumed)
-    with listener:
+    with listener, _killed_workers_explained(folder):
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     if not trainer.stopped_by:
         with explained("the log", folder):
             trainer.save_state()
+
+
+@contextmanager
+def _killed_workers_explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if _KILLED_WORKER.search(str(error)) is None:
+            raise
+        last = last_checkpoint(folder)
+        kept = "there is no checkpoint yet" if last is None else f"the same command goes on from {last.name}"
+        raise InputError(
+            "a process that reads data was killed (out of memory?); take fewer dataloader_num_workers or a smaller "
+            f"short_side; {kept}"
+        ) from error
 
 
 def _note_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:

@@ -175,6 +175,8 @@ class DynImgTrainer(Trainer):
         try:
             with explained(name, folder):
                 super()._save_checkpoint(model, trial)
+                if (status := getattr(self.train_dataset, "status", None)) is not None:
+                    status.write(folder / PARTIAL / name, self.args.process_index)
         finally:
             self._run_folder = None
         self.accelerator.wait_for_everyone()

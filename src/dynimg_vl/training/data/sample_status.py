@@ -1,6 +1,7 @@
 """What became of every sample: counted in memory that all worker processes share, reported at the end of a run."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -17,6 +18,7 @@ REASONS = (
     "too_long",  # not even its first turn fits the context
 )
 _FIRST_BROKEN = REASONS.index("missing")
+_FILE = "sample_states_{}.pt"
 
 
 class DataError(InputError):
@@ -45,6 +47,22 @@ class SampleStatus:
     def states(self) -> torch.Tensor:
         """Give the state of every sample (num_samples,) uint8: its place in `REASONS`."""
         return self._states
+
+    def write(self, checkpoint: Path, rank: int) -> None:
+        """Write what this process knows beside a checkpoint."""
+        torch.save(self._states.clone(), checkpoint / _FILE.format(rank))
+
+    def read(self, checkpoint: Path, rank: int, num_processes: int) -> None:
+        """Take over what an earlier part of the run wrote; what it could not use counts until it is used after all.
+
+        The first process also takes what others knew that are no more. A file about other data tells nothing.
+        """
+        known = [int(path.stem.rpartition("_")[2]) for path in checkpoint.glob(_FILE.format("*"))]
+        for other in known:
+            if other == rank or (rank == 0 and other >= num_processes):
+                states = torch.load(checkpoint / _FILE.format(other), map_location="cpu", weights_only=True)
+                if states.shape == self._states.shape and states.dtype == self._states.dtype:
+                    torch.maximum(self._states, states, out=self._states)
 
     def combined(self, states: torch.Tensor) -> "SampleStatus":
         """Give what became of the samples in all of several training processes, from their states (.., num_samples).
