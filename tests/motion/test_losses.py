@@ -17,6 +17,7 @@ from dynimg_vl.training.motion.losses import (
     frame_grids,
     motion_targets,
     watch_attention,
+    where_loss,
 )
 from dynimg_vl.training.motion.step import frame_patches
 from tiny import tiny_model
@@ -165,6 +166,46 @@ def test_targets_name_what_covers_each_patch():
             assert set((part.nonzero().flatten() + first).tolist()) == wanted
 
 
+def test_patches_say_where_the_middle_of_their_object_is():
+    scenes = sample_scenes(100, 4, torch.Generator().manual_seed(5))
+    times = torch.cat((torch.zeros(100, 1), prompt_times(100, torch.Generator().manual_seed(6))), 1)
+    targets = motion_targets(scenes, times, LAYOUT)
+    middles = object_centres(scenes, times)  # (B, 1 + N, S, 2)
+    named = covered = 0
+    for clip in range(100):
+        for frame, first, rows, columns in [(0, 0, 12, 16), *((1 + rank, 192 + 16 * rank, 4, 4) for rank in range(4))]:
+            for patch in range(rows * columns):
+                if not (targets.covered[clip, first + patch] or targets.centre[clip, first + patch]):
+                    continue
+                found = targets.where[clip, first + patch]
+                distance, place = (middles[clip, frame] - found).abs().sum(-1).min(0)
+                assert float(distance) == 0
+                if targets.covered[clip, first + patch] and not scenes.textured[clip, place]:
+                    assert int(targets.kind[clip, first + patch]) == 2 + int(scenes.colour_id[clip, place])
+                    covered += 1
+                if targets.centre[clip, first + patch] and not targets.covered[clip, first + patch]:
+                    x, y = found.tolist()
+                    assert patch == int(y * rows) * columns + int(x * columns)
+                    named += 1
+    assert covered > 500
+    assert named > 5
+
+
+def test_the_loss_on_places_is_the_mean_over_patches_of_objects(clips):
+    _, _, targets = clips
+    keep = torch.arange(0, 256, 3)
+    predicted = torch.rand(12, len(keep), 2, generator=torch.Generator().manual_seed(1))
+    errors = []
+    for clip in range(12):
+        for row, patch in enumerate(keep.tolist()):
+            if targets.covered[clip, patch] or targets.centre[clip, patch]:
+                gaps = [
+                    abs(float(a - b)) for a, b in zip(predicted[clip, row], targets.where[clip, patch], strict=True)
+                ]
+                errors.append(sum(gap**2 / 0.2 if gap < 0.1 else gap - 0.05 for gap in gaps) / 2)
+    assert float(where_loss(predicted, targets, keep)) == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+
+
 def test_heads_name_every_motion_camera_colour_and_shape():
     found = MotionHeads(16)(torch.zeros(2, 5, 16))
     assert {name: tuple(part.shape) for name, part in found.items()} == {
@@ -173,6 +214,7 @@ def test_heads_name_every_motion_camera_colour_and_shape():
         "kind": (2, 5, 2 + len(COLOURS)),
         "shape": (2, 5, 1 + len(SHAPES)),
         "centre": (2, 5),
+        "where": (2, 5, 2),
         "camera": (2, len(CAMERA_KINDS)),
         "direction": (2, len(LABELS)),
     }

@@ -19,6 +19,7 @@ from dynimg_vl.cli import ablate as verb
 from dynimg_vl.cli.app import dynimg_vl
 from dynimg_vl.layout import DynImgLayout
 from dynimg_vl.model.configuration_dynimg import DynImgConfig
+from dynimg_vl.motion.wordings import PLACE_ANSWERS
 from dynimg_vl.training.ablation import run as ablation_run
 from dynimg_vl.training.ablation.measure import CONTROLS, can_disturb, disturb
 from dynimg_vl.training.ablation.protocol import SCALES, Experiment
@@ -106,6 +107,14 @@ def test_every_layout_has_collages_and_another_one_is_last_for_other_seeds():
         each.recipe["model"]["prompt_stage"] for each in Experiment("table3", "cpu", 1, ("single",)).base_runs(0)[1:]
     }
     assert stages == {"after", "tiles", "before"}
+
+
+def test_places_are_words_to_the_tokenizer():
+    tokenizer = ablation_run.build_ablation_tokenizer()
+    assert len(tokenizer) <= 832
+    for answer in PLACE_ANSWERS:  # spelt in letters, they took longer to learn than to see
+        assert len(tokenizer(answer)["input_ids"]) == 3
+    assert len({tokenizer(answer)["input_ids"][0] for answer in PLACE_ANSWERS}) == 3
 
 
 def test_equal_compute_is_another_number_of_steps():

@@ -114,8 +114,8 @@ def test_tokens_that_are_left_out_leave_the_places_of_the_others(tokenizer, bank
     ("stage", "there"),
     [
         ("before", set(DENSE)),
-        ("tiles", {"covered", "kind", "shape", "centre"}),
-        ("after", {"covered", "kind", "shape", "centre"}),
+        ("tiles", {"covered", "kind", "shape", "centre", "where"}),
+        ("after", {"covered", "kind", "shape", "centre", "where"}),
         ("none", set()),
     ],
 )
@@ -142,6 +142,21 @@ def test_the_loss_is_the_weighted_sum(tokenizer, bank):
     again = MotionBatch.from_inputs(batch.as_inputs())
     assert torch.equal(again.targets.flow, batch.targets.flow)
     assert torch.equal(again.text.ids, batch.text.ids)
+
+
+def test_losses_that_weigh_nothing_are_not_computed_and_change_nothing(tokenizer, bank):
+    learner = tiny_learner(tokenizer)
+    batch = batch_of(learner, bank, tokenizer, BatchPlan(3, 4, 1))
+    losses, correct = learner.losses(MotionBatch.from_inputs(batch.as_inputs()))
+    weight = learner.model.model.vision_tower.encoder.layers[1].self_attn.q_proj.weight
+    (expected,) = torch.autograd.grad(losses["text"], weight)
+    alone = {name: float(name == "text") for name in vars(LossWeights())}
+    outputs = learner(**batch.as_inputs(), weights=alone)
+    assert set(outputs["losses"]) == {"text"}
+    assert torch.equal(outputs["loss"], losses["text"])
+    assert torch.equal(outputs["correct"], correct)
+    (found,) = torch.autograd.grad(outputs["loss"], weight)
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(

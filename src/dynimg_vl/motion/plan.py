@@ -223,10 +223,12 @@ def _places(
             Exchange("place", _wording("place", rng, vary).format(colour=colour), _ninth(centres[0, 0, chosen]))
         )
     if "place_in" in plan.families and num_frames > 1:
-        picture = int(rng.integers(num_dynimgs * (num_frames - 1)))
-        group, frame = divmod(picture, num_frames - 1)
-        text = _wording("place_in", rng, vary).format(colour=colour, picture=picture + 1)
-        found.append(Exchange("place_in", text, _ninth(centres[group, frame + 1, chosen])))
+        # One question of each picture: of all that is asked about collages, this is what is slow to be learnt.
+        for picture in range(num_dynimgs * (num_frames - 1)):
+            group, frame = divmod(picture, num_frames - 1)
+            chosen = int(rng.integers(len(objects)))
+            text = _wording("place_in", rng, vary).format(colour=objects[chosen].colour, picture=picture + 1)
+            found.append(Exchange("place_in", text, _ninth(centres[group, frame + 1, chosen])))
     return found
 
 

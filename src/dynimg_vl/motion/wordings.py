@@ -197,13 +197,11 @@ PLACE_QUESTIONS: dict[str, tuple[str, ...]] = {
     "place": ("Where is the {colour} object?",),
     "place_in": ("Where is the {colour} object in picture {picture}?",),
 }
-"""Families that planned worlds alone have (`plan`); the tokenizer is not trained on them."""
+"""Families that planned worlds alone have (`plan`); the tokenizer of the embedded model is not trained on them."""
 ALL_FAMILIES = (*FAMILIES, *PLACE_QUESTIONS)
 """All families there are, in the order of their numbers."""
-PLACE_ANSWERS = (
-    *("Top left.", "Top.", "Top right."),
-    *("Left.", "Middle.", "Right."),
-    *("Bottom left.", "Bottom.", "Bottom right."),
+PLACE_ANSWERS = tuple(
+    f"{row} {column}." for row in ("Top", "Middle", "Bottom") for column in ("left", "centre", "right")
 )
 """Ninths of a picture, row by row."""
 NOUNS = ("ball", "thing", "car", "person", "shape", "box", "man", "dog", "square", "circle")

@@ -30,6 +30,7 @@ _PICTURE_LOSSES = {
     "kind": 1.0,
     "shape": 1.0,
     "centre": 1.0,
+    "where": 10.0,
 }
 """Stages A and B: what patches show, and nothing of how it moves."""
 _TEXT_ONLY = {**dict.fromkeys(_PICTURE_LOSSES, 0.0), "text": 1.0}

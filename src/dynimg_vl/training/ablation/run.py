@@ -16,9 +16,11 @@ import torch
 import transformers
 import yaml
 from filelock import FileLock, Timeout
+from transformers import PreTrainedTokenizerFast
 
 from ...errors import InputError
 from ...model.foreign import reading
+from ...motion.wordings import PLACE_ANSWERS, PLACE_QUESTIONS
 from ..arguments import build_arguments
 from ..building import build_model
 from ..checkpoints import explained, is_complete, last_checkpoint
@@ -57,6 +59,10 @@ _NEEDED = (
     "machine",
 )
 """What a report needs of a result."""
+
+_VOCABULARY = 832
+_TIMES_EACH = 50
+"""How often each sentence about places counts, so that its words become tokens."""
 
 Progress = Callable[[int, int], None]
 
@@ -143,7 +149,7 @@ class _Runner:
         _write(path, described)
         if not (self.out / "tokenizer").is_dir():
             partial = self.out / ".tokenizer"
-            build_tokenizer().save_pretrained(partial)
+            build_ablation_tokenizer().save_pretrained(partial)
             partial.rename(self.out / "tokenizer")
 
     def flops(self) -> dict[tuple[str, str], float]:
@@ -268,6 +274,12 @@ class _Runner:
                 "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             },
         )
+
+
+def build_ablation_tokenizer() -> PreTrainedTokenizerFast:
+    """Train the tokenizer of all arms, which has words for places too, unlike that of the embedded model."""
+    texts = [*PLACE_ANSWERS, *(text for wordings in PLACE_QUESTIONS.values() for text in wordings)]
+    return build_tokenizer(_VOCABULARY, [text for text in texts for _ in range(_TIMES_EACH)])
 
 
 def machine(use_cpu: bool) -> str:

@@ -31,7 +31,8 @@ class MotionTargets:
     flow (B, P, 2), flow_weight (B, P), match (2, B, P, 2) the place of the content in the next [0] and previous [1]
     prompt frame, in screens, match_weight (2, B, P), frame (2, P) the rank of that prompt frame, covered (B, P) bool,
     kind (B, P) what covers the patch (0: the background, 1: a textured object, then the colours), shape (B, P) of what
-    covers it (0: the background), centre (B, P) bool, whether the middle of an object lies in it.
+    covers it (0: the background), centre (B, P) bool, whether the middle of an object lies in it, where (B, P, 2) the
+    middle of the object that covers it, or else lies in it, in x and y of the screen.
     """
 
     flow: Tensor
@@ -43,6 +44,7 @@ class MotionTargets:
     kind: Tensor
     shape: Tensor
     centre: Tensor
+    where: Tensor
 
 
 def frame_grids(layout: DynImgLayout, is_apart: bool = False) -> list[tuple[int, int]]:
@@ -58,7 +60,7 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
     grids = frame_grids(layout, is_apart)
     before = layout.num_prompt_frames // 2
     last = layout.num_prompt_frames - 1
-    flow, weight, covered, kind, shape, centre = [], [], [], [], [], []
+    flow, weight, covered, kind, shape, centre, where = [], [], [], [], [], [], []
     places: list[list[Tensor]] = [[], []]
     seen: list[list[Tensor]] = [[], []]
     ranks: list[list[Tensor]] = [[], []]
@@ -71,7 +73,9 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
         covered.append(truth.layer[:, 0] >= 0)
         kind.append(_of_cover(torch.where(scenes.textured, 1, 2 + scenes.colour_id), truth.layer[:, 0]))
         shape.append(_of_cover(1 + scenes.shape_id, truth.layer[:, 0]))
-        centre.append(_centres(scenes, at, grid))
+        marks, middles = _middles(scenes, at, grid, truth.layer[:, 0])
+        centre.append(marks)
+        where.append(middles)
         # Objects are few patches among many: three times the weight. A keyframe patch counts half, as there are many.
         weight.append((1 + 2 * covered[-1].float()) * unchanging[:, None] * (0.5 if frame == 0 else 1.0))
         for side, step in enumerate((1, -1)):
@@ -91,6 +95,7 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
         kind=torch.cat(kind, 1),
         shape=torch.cat(shape, 1),
         centre=torch.cat(centre, 1),
+        where=torch.cat(where, 1),
     )
 
 
@@ -99,15 +104,20 @@ def _of_cover(values: Tensor, layer: Tensor) -> Tensor:
     return torch.cat((torch.zeros_like(values[:, :1]), values), 1).gather(1, layer + 1)
 
 
-def _centres(scenes: Scenes, at: Tensor, grid: tuple[int, int]) -> Tensor:
-    # The patches (B, rows * columns) of a frame that hold the middle of an object.
+def _middles(scenes: Scenes, at: Tensor, grid: tuple[int, int], layer: Tensor) -> tuple[Tensor, Tensor]:
+    # The patches (B, rows * columns) of a frame that hold the middle of an object, and for those and for all that an
+    # object covers where its middle is, (B, rows * columns, 2).
     places = object_centres(scenes, at)[:, 0]
     size = torch.tensor([grid[1], grid[0]], device=places.device)
     cell = (places * size).floor().long()
     seen = scenes.present & is_shown(scenes.paths, at)[:, 0] & ((cell >= 0) & (cell < size)).all(-1)
     index = torch.where(seen, cell[..., 1] * grid[1] + cell[..., 0], grid[0] * grid[1])
     marks = torch.zeros(len(scenes), grid[0] * grid[1] + 1, dtype=torch.bool, device=index.device)
-    return marks.scatter(1, index, True)[:, :-1]
+    marks = marks.scatter(1, index, True)[:, :-1]
+    held = places.new_zeros(len(scenes), grid[0] * grid[1] + 1, 2)
+    held = held.scatter(1, index[..., None].expand(-1, -1, 2), places)[:, :-1]
+    covering = places.gather(1, layer.clamp_min(0)[..., None].expand(-1, -1, 2))
+    return marks, torch.where((layer >= 0)[..., None], covering, held)
 
 
 def bilinear_neighbours(places: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -162,6 +172,13 @@ def flow_loss(predicted: Tensor, targets: MotionTargets, keep: Tensor) -> Tensor
     return (error * weight).sum() / weight.sum().clamp_min(1)
 
 
+def where_loss(predicted: Tensor, targets: MotionTargets, keep: Tensor) -> Tensor:
+    """Compare where patches (B, Q, 2) say that the middle of their object is with the truth (smooth L1, screens)."""
+    error = F.smooth_l1_loss(predicted, targets.where[:, keep], beta=0.1, reduction="none").mean(-1)
+    weight = (targets.covered | targets.centre)[:, keep].float()
+    return (error * weight).sum() / weight.sum().clamp_min(1)
+
+
 @contextmanager
 def watch_attention(block: nn.Module) -> Iterator[list[Tensor]]:
     """Collect the attention scores of heads 0 and 1 of a SigLIP block while it runs, without touching the block.
@@ -201,9 +218,10 @@ class MotionHeads(nn.Module):
         self.centre = nn.Linear(width, 1)
         self.camera = nn.Linear(width, len(CAMERA_KINDS))
         self.direction = nn.Linear(width, len(LABELS))
+        self.where = nn.Linear(width, 2)
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Map tokens (B, Q, C) to predictions: flow, covered, kind, shape, centre per token, the rest per clip."""
+        """Map tokens (B, Q, C) to predictions: flow to centre and where per token, camera and direction per clip."""
         tokens = self.norm(tokens)
         mean = tokens.mean(1)
         return {
@@ -212,6 +230,7 @@ class MotionHeads(nn.Module):
             "kind": self.kind(tokens),
             "shape": self.shape(tokens),
             "centre": self.centre(tokens).squeeze(-1),
+            "where": self.where(tokens),
             "camera": self.camera(mean),
             "direction": self.direction(mean),
         }

@@ -95,6 +95,7 @@ class LossWeights:
     kind: float = 0.0
     shape: float = 0.0
     centre: float = 0.0
+    where: float = 0.0
 
     def scaled(self, attention: float, heads: float) -> "LossWeights":
         """Multiply the weight of the attention loss and those of the heads; text is left."""
@@ -104,7 +105,7 @@ class LossWeights:
 
 OF_MOTION = ("attention", "flow", "camera", "direction")
 """Losses of which the answer lies in more than one frame."""
-DENSE = (*OF_MOTION, "covered", "kind", "shape", "centre")
+DENSE = (*OF_MOTION, "covered", "kind", "shape", "centre", "where")
 """All losses but that on text; without prompt frames there are none."""
 
 

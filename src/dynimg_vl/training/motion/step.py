@@ -20,7 +20,7 @@ from ...model import DynImgForConditionalGeneration
 from ...model.tile_encoding import encode_apart, frame_of_patches
 from ...motion.wordings import ALL_FAMILIES
 from .data import IGNORE, MotionBatch, PackedText, View
-from .losses import MotionHeads, MotionTargets, attention_loss, flow_loss, frame_grids, watch_attention
+from .losses import MotionHeads, MotionTargets, attention_loss, flow_loss, frame_grids, watch_attention, where_loss
 
 ATTENTION_BLOCK = 1
 """The ViT block whose first two heads are supervised: the second."""
@@ -125,6 +125,7 @@ class MotionLearner(nn.Module):
         # One patch in a hundred holds a centre.
         centre = targets.centre[:, keep].float()
         losses["centre"] = F.binary_cross_entropy_with_logits(read["centre"], centre, pos_weight=centre.new_tensor(8.0))
+        losses["where"] = where_loss(read["where"], targets, keep)
         if scores is not None:
             for name, known in (("camera", batch.camera_id), ("direction", batch.direction_id)):
                 logits = read[name].unflatten(0, (-1, self.view.num_dynimgs)).mean(1)  # of the whole clip
