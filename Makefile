@@ -24,7 +24,7 @@ demo: $(VENV)/.base  ## ask the sample video a question and draw its DynImgs int
 	$(BIN)/dynimg-vl show examples/ball.mp4 -o out/dynimgs.png
 
 test: $(VENV)/.dev  ## the fast suite, offline
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -m 'not slow and not gpu' -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.dev  ## what the fast suite leaves out
 	$(BIN)/python -m pytest -m slow

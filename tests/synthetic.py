@@ -3,8 +3,10 @@
 Every frame carries its own number as bright and dark blocks along its upper edge, so that a test can tell which it got.
 """
 
+import contextlib
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,6 +40,21 @@ def frame_number(pixels: np.ndarray) -> int:
     return sum(int(row[max(0, c - 1) : c + 2].mean() > 127) << bit for bit, c in enumerate(centres))
 
 
+@contextlib.contextmanager
+def _ordinary_scheduling() -> Iterator[None]:
+    # SVT-AV1 makes the thread that encodes a real-time one for good (SCHED_FIFO, 99) where it may, as root; what comes
+    # next leaves nothing of its core to others. Two test processes on two cores stood still so.
+    if not hasattr(os, "sched_getscheduler"):  # not Linux
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
+@_ordinary_scheduling()
 def write_video(
     target: Path | io.BytesIO,
     num_frames: int = 48,

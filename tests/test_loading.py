@@ -24,7 +24,7 @@ def numbers_of(loaded, layout=None):
     return [tuple(frame_number(image[tile.slices]) for tile in tiles) for image in images]
 
 
-@pytest.mark.parametrize("name", set(SHAPES) - {"rotated.mp4", "upside_down.mov"})
+@pytest.mark.parametrize("name", sorted(set(SHAPES) - {"rotated.mp4", "upside_down.mov"}))
 def test_tiles_hold_the_frames_of_their_groups(name, tmp_path):
     path = write_video(tmp_path / name, **SHAPES[name])
     loaded = load_dynimgs(path)

@@ -100,8 +100,10 @@ def test_every_layout_has_collages_and_another_one_is_last_for_other_seeds():
     chains = [experiment.base_runs(seed) for seed in range(8)]
     for chain in chains:
         assert [each.start for each in chain] == [None, *(each.place for each in chain[:-1])]
-        counts = sorted(each.recipe["model"]["num_prompt_frames"] for each in chain[1:])
-        assert counts == [1, 2, 4, 6, 12]
+        counts = [each.recipe["model"]["num_prompt_frames"] for each in chain[1:]]
+        assert sorted(counts[:5]) == [1, 2, 4, 6, 12]
+        assert counts == counts[:5] * 3
+        assert {each.recipe["stages"][0]["steps"] for each in chain[1:]} == {150}
     assert len({chain[-1].place.split("/")[-1][3:] for chain in chains}) > 2
     stages = {
         each.recipe["model"]["prompt_stage"] for each in Experiment("table3", "cpu", 1, ("single",)).base_runs(0)[1:]

@@ -38,6 +38,13 @@ def test_every_frame_is_the_one_asked_for(name, tmp_path):
         np.testing.assert_array_equal(read_frames(index, [number])[0], everything[number])
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="schedulers are Linux's")
+def test_writing_av1_leaves_the_process_an_ordinary_one(tmp_path):
+    before = os.sched_getscheduler(0)
+    write_video(tmp_path / "av1.mp4", **SHAPES["av1.mp4"])
+    assert os.sched_getscheduler(0) == before
+
+
 def full_decode(path, number_of_stream=0):
     with av.open(str(path)) as container:
         stream = container.streams.video[number_of_stream]
