@@ -54,12 +54,13 @@ class TestSettings:
 class Run:
     """Hold one run: the place of its folder below that of the experiment, and its recipe without the output folder.
 
-    `start` is the place of the run whose weights it starts from.
+    `start` is the place of the run whose weights it starts from, `is_arm` whether it is stage C.
     """
 
     place: str
     recipe: Mapping[str, Any]
     start: str | None = None
+    is_arm: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class Experiment:
         model = {**WORLDS[world].model, **self.arms[arm].model}
         recipe = self._recipe("text", 10_000 + seed, model, asdict(WORLDS[world].plan), steps)
         place = f"runs/{world}/{arm}{'' if budget == 'clips' else '.compute'}/seed{seed}"
-        return ArmRun(arm, world, seed, budget, steps, Run(place, recipe, self.base_runs(seed)[-1].place))
+        return ArmRun(arm, world, seed, budget, steps, Run(place, recipe, self.base_runs(seed)[-1].place, is_arm=True))
 
     def arm_runs(self, flops: Mapping[tuple[str, str], float]) -> list[ArmRun]:
         """List all runs of arms, seed by seed.

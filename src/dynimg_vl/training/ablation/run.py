@@ -184,12 +184,16 @@ class _Runner:
         return TrainRecipe.from_file(path)
 
     def start(self, run: Run) -> Path | None:
-        """Find the weights that a run starts from; None where it has none, or they are not here."""
+        """Find the weights that a run starts from; None where it has none, or they are not here.
+
+        Arms start from what was exported, in half precision: one file of 2 MB is all that has to be carried elsewhere.
+        """
         if run.start is None:
             return None
-        checkpoint, model = last_checkpoint(self.out / run.start), self.out / run.start / "model"
-        # The model is the same in half precision, for where nothing else was carried along.
-        return checkpoint or (model if is_complete(model) else None)
+        model = self.out / run.start / "model"
+        if run.is_arm and is_complete(model):
+            return model
+        return last_checkpoint(self.out / run.start)
 
     def is_done(self, each: ArmRun) -> bool:
         """Tell whether the result of an arm is there."""
