@@ -124,13 +124,13 @@ def test_equal_compute_is_another_number_of_steps():
     runs = experiment.arm_runs({("single", "after"): 2.5, ("single", "before_1d"): 1.04, ("single", "before_4d"): 1.0})
     steps = {(each.arm, each.budget): each.steps for each in runs}
     assert steps == {
-        ("after", "clips"): 400,
-        ("after", "compute"): 160,
-        ("before_1d", "clips"): 400,
-        ("before_4d", "clips"): 400,
+        ("after", "clips"): 1200,
+        ("after", "compute"): 480,
+        ("before_1d", "clips"): 1200,
+        ("before_4d", "clips"): 1200,
     }
     assert runs[1].run.place != runs[0].run.place
-    assert runs[1].run.recipe["stages"][0]["steps"] == 160
+    assert runs[1].run.recipe["stages"][0]["steps"] == 480
 
 
 def test_a_table_may_have_values_of_its_own():
