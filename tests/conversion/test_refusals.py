@@ -229,6 +229,8 @@ def test_the_hub_is_asked_for_sizes_first(folder, tmp_path, monkeypatch):
         asked.append((name, dry_run, local_files_only))
         if name == "some/offline" and not local_files_only:
             raise ConnectionError("no network\nat all")
+        if name == "some/locked":
+            raise PermissionError("not yours") if local_files_only else ConnectionError("no network")
         if name == "some/missing":
             raise huggingface_hub.errors.LocalEntryNotFoundError("not on the hub")
         assert not {"*.py", "*.bin"} & set(allow_patterns)
@@ -242,3 +244,5 @@ def test_the_hub_is_asked_for_sizes_first(folder, tmp_path, monkeypatch):
     assert convert("some/offline", tmp_path / "cached", **GEOMETRY)["source"] == "some/offline"
     assert "fetching some/large takes 1000000000.0 GB" in refusal("some/large", tmp_path / "out")
     assert "some/missing is not here and cannot be fetched: not on the hub" in refusal("some/missing", tmp_path / "out")
+    said = refusal("some/locked", tmp_path / "out")
+    assert "some/locked cannot be fetched (no network), nor read where it is kept: not yours" in said

@@ -115,11 +115,16 @@ def locate(name: str) -> Path:
 
 def _cached(name: str, patterns: list[str], error: Exception) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
-    except Exception:
+    except (LocalEntryNotFoundError, HFValidationError):  # nothing is kept: why it cannot be fetched is the answer
         raise InputError(f"{name} is not here and cannot be fetched: {one_line(error)}") from error
+    except Exception as unreadable:
+        raise InputError(
+            f"{name} cannot be fetched ({one_line(error)}), nor read where it is kept: {one_line(unreadable)}"
+        ) from unreadable
 
 
 def check_space(folder: Path, num_bytes: int, what: str) -> None:
