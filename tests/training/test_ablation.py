@@ -307,6 +307,16 @@ def test_what_is_not_done_elsewhere_finds_its_start(finished, tmp_path, monkeypa
     assert numbers_of(folder) == numbers_of(out)
 
 
+def test_stages_go_on_from_whatever_is_left_of_the_one_before(finished, tmp_path):
+    out, _, _ = finished
+    folder = carried(out, tmp_path / "elsewhere", "base/seed0/00_stills/model/*")
+    (collages,) = tiny().base_runs(0)[1:]
+    runner = ablation_run._Runner(tiny(), folder)
+    assert runner.start(collages) == folder / "base/seed0/00_stills/model"
+    carried(out, folder, "base/seed0/00_stills/checkpoint-1/*")
+    assert runner.start(collages) == folder / "base/seed0/00_stills/checkpoint-1"
+
+
 def test_a_run_under_way_needs_its_checkpoint_and_nothing_else(finished, tmp_path, monkeypatch):
     out, _, _ = finished
     mine = "runs/single/before_4d/seed0"

@@ -190,10 +190,9 @@ class _Runner:
         """
         if run.start is None:
             return None
-        model = self.out / run.start / "model"
-        if run.is_arm and is_complete(model):
-            return model
-        return last_checkpoint(self.out / run.start)
+        checkpoint, model = last_checkpoint(self.out / run.start), self.out / run.start / "model"
+        exported = model if is_complete(model) else None
+        return exported or checkpoint if run.is_arm else checkpoint or exported
 
     def is_done(self, each: ArmRun) -> bool:
         """Tell whether the result of an arm is there."""
