@@ -129,6 +129,20 @@ def test_frames_of_collages_have_nothing_to_do_with_each_other():
     assert np.abs(table - np.eye(6)).max() < 0.08
 
 
+def test_what_goes_one_way_has_the_speeds_of_the_plan():
+    plan = WorldPlan(kinds=("move", "swing"), speeds=(0.4, 0.5))
+    scenes = sample_planned(2000, 3, seeded(10), plan)
+    times = torch.tensor([[-0.1, 0.1]]).expand(2000, 2)  # the middle leg
+    places = object_centres(scenes, times)[:, :, 0]
+    along = (places[:, 1] - places[:, 0]).abs().amax(-1) / 0.2
+    goes = scenes.direction_id[:, 0] > 0
+    assert along[goes].min() == pytest.approx(0.4, abs=1e-2)
+    assert along[goes].max() == pytest.approx(0.5, abs=1e-2)
+    # Nothing else depends on them.
+    other = sample_planned(2000, 3, seeded(10), replace(plan, speeds=(0.2, 0.3)))
+    assert torch.equal(object_centres(other, times)[~goes], object_centres(scenes, times)[~goes])
+
+
 def test_prompt_frames_are_blurred_and_keyframes_are_not(bank):
     plan = WorldPlan(kinds=("move",), exposure=0.3, plain_share=1.0)
     scenes = sample_planned(12, 3, seeded(9), plan)
@@ -170,6 +184,9 @@ def test_bounds_are_of_motion_alone():
         ({"kinds": ["dance"]}, "kinds of a world are of still, .*; got 'dance'"),
         ({"families": []}, "got none"),
         ({"contrast": 0}, "contrast of a world must be above 0"),
+        ({"speeds": [0.5, 0.2]}, "the lower one first, got \\[0.5, 0.2\\]"),
+        ({"speeds": ["slow", "fast"]}, "got \\['slow', 'fast'\\]"),
+        ({"speeds": [0.5]}, "two from 0 to 2"),
         ({"exposure": 2.0}, "exposure of a world must be from 0 to 1"),
         ({"max_objects": 2}, "ask direction_of"),
         ({"families": ["colour"]}, "nothing is asked"),

@@ -217,7 +217,7 @@ def test_an_experiment_ends_in_a_report(finished):
     result = json.loads((out / "runs/single/before_4d/seed0" / RESULT_FILE).read_text())
     assert result["flops_per_clip"] > 1e6
     assert set(result["controls"]) == set(CONTROLS)
-    assert sum(total for _, total in result["counts"]["direction"].values()) == 8
+    assert sum(total for _, total in result["counts"]["direction_of"].values()) == 8
     assert (out / result["recipe"]).is_file()
     summary = json.loads((out / "summary.json").read_text())
     assert summary["worlds"]["single"]["claims"] == {}  # no claim is about these two arms
@@ -301,9 +301,15 @@ def test_what_is_not_done_elsewhere_finds_its_start(finished, tmp_path, monkeypa
     # The weights that arms start from are here, what they were made of is not, and one arm is done.
     patterns = (f"runs/single/keyframes/seed0/{RESULT_FILE}", "base/seed0/01_*/model/*")
     folder = carried(out, tmp_path / "elsewhere", *patterns)
-    seen = trained_by(monkeypatch)
-    run_experiment(tiny(), folder, "a command", ignore)
+    seen, reports = trained_by(monkeypatch), []
+
+    def look(done, total):
+        reports.append((done, "**Under way: 1 of 2 runs." in (folder / "report.md").read_text()))
+
+    run_experiment(tiny(), folder, "a command", look)
     assert seen == ["runs/single/before_4d/seed0"]
+    assert reports[0] == (1, True)
+    assert reports[-1] == (2, False)
     assert numbers_of(folder) == numbers_of(out)
 
 
@@ -426,6 +432,7 @@ def test_killed_and_started_again_the_table_is_the_same(tmp_path, monkeypatch):
         stop_after(patch, 5)
         outcome = run_experiment(experiment, out, "a command", ignore)
         assert (outcome.stopped_by, outcome.summary) == (15, None)
+    assert "**Under way: 1 of 2 runs." in (out / "report.md").read_text()
     assert run_experiment(experiment, out, "a command", ignore).stopped_by == 0
     assert numbers_of(out) == numbers_of(tmp_path / "whole")
 

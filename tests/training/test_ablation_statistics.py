@@ -182,6 +182,26 @@ def test_claims_are_labelled_at_both_budgets():
     assert found["arms"]["after"]["seeds"] == {0: 60.0, 1: 62.0, 2: 58.0}
 
 
+def test_a_report_of_what_is_there_so_far_says_so_and_decides_nothing_by_half(tmp_path):
+    # A third seed of the reference is missing, and the runs for equal compute of an arm that costs twice as much.
+    rows = [
+        {**row, "flops_per_clip": 4e6} if row["arm"] == "after" else row
+        for row in results()
+        if row["budget"] == "clips"
+    ]
+    summary = write_report(experiment(), rows[:-1], tmp_path, "a command", 15)
+    assert "**Under way: 11 of 15 runs." in (tmp_path / "report.md").read_text()
+    assert summary["runs"] == {"done": 11, "total": 15}
+    claims = summary["worlds"]["single"]["claims"]
+    assert claims["before_1d > after"]["clips"]["label"] == "refuted"
+    assert claims["before_1d > after"]["compute"] == {"difference": None, "label": "undecided"}
+    assert claims["before_1d > keyframes"]["compute"]["label"] == "held"  # these cost the same: one run is both
+    assert claims["before_4d > before_1d"]["clips"]["difference"]["num_seeds"] == 2
+    whole = write_report(experiment(), rows, tmp_path, "a command")
+    assert whole["runs"] == {"done": 12, "total": 12}
+    assert "Under way" not in (tmp_path / "report.md").read_text()
+
+
 def test_a_leak_is_named_and_voids_the_table(tmp_path):
     rows = results()
     rows[0]["score"] = rows[1]["score"] = rows[2]["score"] = 41.0

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .facts import clip_facts, possible_answers
-from .paths import KINDS, Draw, draw_paths
+from .paths import KINDS, Draw, Paths, draw_paths
 from .questions import Exchange
 from .wordings import PATH_ANSWERS, PLACE_ANSWERS, PLACE_QUESTIONS, QUESTIONS
 from .world import MAX_OBJECTS, Scenes, appearance, camera_motion, object_centres, spread_positions
@@ -44,6 +44,7 @@ class WorldPlan:
         contrast: what is left of all differences to grey; grain stays as it is.
         exposure: gaps over which prompt frames are averaged. Keyframes stay sharp: a blurred one shows the line along
             which an object moves, and then keyframes alone would not be at their bound.
+        speeds: lowest and highest of what goes one way, in screens per gap.
         plain_share: how many of the clips have a plain background.
         scattered: whether objects lie anywhere in each frame, whatever they did before: collages without motion.
         leak: plant the mistake that controls are for: where an object lies in the keyframe betrays where it goes.
@@ -56,6 +57,7 @@ class WorldPlan:
     single_share: float = 0.5
     contrast: float = 1.0
     exposure: float = 0.0
+    speeds: tuple[float, ...] = (0.12, 0.9)
     plain_share: float = 0.25
     scattered: bool = False
     leak: bool = False
@@ -72,6 +74,12 @@ class WorldPlan:
         for name in ("single_share", "plain_share", "exposure"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} of a world must be from 0 to 1, got {getattr(self, name)!r}")
+        if (
+            len(self.speeds) != 2
+            or not all(isinstance(value, (int, float)) for value in self.speeds)
+            or not 0 < self.speeds[0] <= self.speeds[1] <= 2
+        ):
+            raise InputError(f"speeds of a world are two from 0 to 2, the lower one first, got {list(self.speeds)}")
         if not 0 < self.contrast <= 1:
             raise InputError(f"contrast of a world must be above 0 and at most 1, got {self.contrast!r}")
         if set(self.families) == {"colour"}:
@@ -133,6 +141,7 @@ def sample_planned(num: int, num_pictures: int, generator: torch.Generator, plan
     seen["position"] = spread_positions(seen["present"], seen["radius"], draw)
     seen["flat"] = draw.uniform(num) < plan.plain_share
     paths = draw_paths(draw, _draw_kinds(draw, plan, count), seen["position"], seen["radius"])
+    paths = _at_speeds(draw, paths, plan.speeds)
     if plan.leak:
         for direction, place in _LEAKS.items():
             goes_there = (paths.direction_id == direction)[..., None]
@@ -155,6 +164,14 @@ def _draw_kinds(draw: Draw, plan: WorldPlan, count: Tensor) -> Tensor:
     is_chosen = places == (draw.uniform(num) * count).long()[:, None]
     kinds = torch.where(is_single, torch.where(is_chosen, only, 0), drawn)
     return torch.where(places < count[:, None], kinds, 0)
+
+
+def _at_speeds(draw: Draw, paths: Paths, speeds: tuple[float, ...]) -> Paths:
+    # What goes one way has no speed that could be asked about: 0 in `speed_id` has none.
+    now = paths.legs[:, :, 1].abs().amax(-1)
+    wanted = draw.uniform(*now.shape, low=speeds[0], high=speeds[1])
+    factor = torch.where(now > 0, wanted / now.clamp_min(1e-6), 1.0)
+    return replace(paths, legs=paths.legs * factor[..., None, None], speed_id=torch.zeros_like(paths.speed_id))
 
 
 def _faded(scenes: Scenes, contrast: float) -> Scenes:

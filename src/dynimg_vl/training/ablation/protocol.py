@@ -174,9 +174,10 @@ class Experiment:
             for world in self.worlds:
                 for arm in self.arms:
                     runs.append(self.arm_run(world, arm, seed))
-                    ratio = flops[world, arm] / flops.get((world, self.table.reference), flops[world, arm])
-                    if abs(ratio - 1) > _SAME_COMPUTE:
-                        steps = max(1, round(runs[-1].steps / ratio))
+                    own = flops[world, arm]
+                    reference = flops.get((world, self.table.reference), own)
+                    if has_own_budget(own, reference):
+                        steps = max(1, round(runs[-1].steps * reference / own))
                         runs.append(self.arm_run(world, arm, seed, "compute", steps))
         return runs
 
@@ -207,6 +208,11 @@ class Experiment:
         values["training"] |= {"seed": seed, "report_to": "none", "disable_tqdm": True, "motion_attention_loss": 0.0}
         values["training"]["motion_heads_loss"] = 0.0 if stage == "text" else 1.0
         return {**values, "stages": [own]}
+
+
+def has_own_budget(flops: float, reference: float) -> bool:
+    """Tell whether an arm costs so much more or less than the reference that it has a second run for equal compute."""
+    return abs(flops / reference - 1) > _SAME_COMPUTE
 
 
 def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -11,7 +11,7 @@ from ...motion.plan import MOTION_FAMILIES
 from .figure import Row, draw_curves, draw_figure
 from .looks import looks_section, summarise_looks
 from .measure import CONTROLS
-from .protocol import Experiment
+from .protocol import Experiment, has_own_budget
 from .statistics import MIN_ERRORS, MIN_POINTS, MIN_SEEDS, Estimate, decide, estimate, is_above_bound, paired
 from .tables import KEYFRAMES, Claim
 from .worlds import WORLDS
@@ -27,20 +27,25 @@ _SMOKE = "**Smoke scale: these numbers show that everything runs. They say nothi
 
 
 def write_report(
-    experiment: Experiment, results: Sequence[Mapping[str, Any]], out: Path, command: str
+    experiment: Experiment, results: Sequence[Mapping[str, Any]], out: Path, command: str, total: int | None = None
 ) -> dict[str, Any]:
     """Write `report.md`, its figures and `summary.json`, and return the summary.
 
     Args:
         experiment: what was run.
-        results: of the runs of arms, as they were measured.
+        results: of the runs of arms, as they were measured; maybe not all of them yet.
         out: the folder.
         command: that made them.
+        total: runs of arms that there will be; None: as many as there are results.
     """
+    total = len(results) if total is None else total
     worlds = {name: summarise(experiment, name, results) for name in experiment.worlds}
-    summary = {"table": experiment.table_name, "scale": experiment.scale, "worlds": worlds}
+    runs = {"done": len(results), "total": total}
+    summary = {"table": experiment.table_name, "scale": experiment.scale, "runs": runs, "worlds": worlds}
     dates, machines = (sorted({str(each[key]) for each in results}) for key in ("date", "machine"))
     lines = [f"# {experiment.table.title}", "", *([_SMOKE, ""] if experiment.scale == "smoke" else [])]
+    if len(results) < total:
+        lines += [f"**Under way: {len(results)} of {total} runs. Each mean is over the seeds that are there.**", ""]
     lines += [f"`{command}`", "", f"{', '.join(machines)}; {' to '.join(dates[:1] + dates[1:][-1:])}. {_RULE}", ""]
     lines += [
         "Scores are macro averages in points, over what the right answer is and over families of questions, with the "
@@ -74,8 +79,12 @@ def summarise(experiment: Experiment, world: str, results: Sequence[Mapping[str,
     arms = {arm: _arm(found) for (arm, budget), found in runs.items() if budget == "clips"}
     compute = {arm: _arm(found) for (arm, budget), found in runs.items() if budget == "compute"}
 
+    reference = next((found[0] for (arm, _), found in runs.items() if arm == experiment.table.reference), None)
+
     def scores(arm: str, budget: str) -> dict[int, float]:
-        found = runs.get((arm, budget)) or runs.get((arm, "clips"), [])
+        found = runs.get((arm, budget), [])
+        if not found and budget == "compute" and not _has_own_budget(runs[arm, "clips"][0], reference):
+            found = runs[arm, "clips"]  # the same run
         return {each["seed"]: each["score"] for each in found}
 
     def judged(claim: Claim, budget: str) -> dict[str, Any]:
@@ -94,6 +103,10 @@ def summarise(experiment: Experiment, world: str, results: Sequence[Mapping[str,
     }
     found = {"bound": bound, "arms": arms, "equal_compute": compute, "claims": claims, "leaks": leaks}
     return {**found, "mixed_starts": _mixed_starts(runs), "looks": looks, "curves": curves}
+
+
+def _has_own_budget(result: Mapping[str, Any], reference: Mapping[str, Any] | None) -> bool:
+    return reference is not None and has_own_budget(result["flops_per_clip"], reference["flops_per_clip"])
 
 
 def _curve(found: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:

@@ -82,7 +82,7 @@ class _Stopped(Exception):
 
 
 def run_experiment(experiment: Experiment, out: Path, command: str, progress: Progress) -> Outcome:
-    """Run whatever is missing of an experiment, and write its report.
+    """Run whatever is missing of an experiment; its report is written anew with each result.
 
     Several processes may run the same experiment in the same folder; each takes runs that nobody works on. The folder
     may move to another machine. Runs with a result need nothing else; others need their own checkpoint or the weights
@@ -102,19 +102,26 @@ def run_experiment(experiment: Experiment, out: Path, command: str, progress: Pr
     with FileLock(out / ".settings.lock"):
         runner.note_settings()
         runs = experiment.arm_runs(runner.flops())
-    progress(sum(runner.is_done(each) for each in runs), len(runs))
+    progress(_report(runner, runs, command)[1], len(runs))
     try:
         # The second round waits for what another process had in hand in the first.
         for patience in (0.0, -1.0):
             for each in runs:
                 if not runner.is_done(each):
                     runner.finish(each, patience)
-                progress(sum(runner.is_done(one) for one in runs), len(runs))
+                    progress(_report(runner, runs, command)[1], len(runs))
     except _Stopped as stopped:
         return Outcome(sum(runner.is_done(each) for each in runs), len(runs), int(stopped.args[0]))
-    results = [_read_result(out / each.run.place / RESULT_FILE) for each in runs]
-    summary = write_report(experiment, results, out, command)
-    return Outcome(len(runs), len(runs), summary=summary)
+    summary, num_done = _report(runner, runs, command)
+    progress(num_done, len(runs))
+    return Outcome(num_done, len(runs), summary=summary)
+
+
+def _report(runner: "_Runner", runs: list[ArmRun], command: str) -> tuple[dict[str, Any] | None, int]:
+    # Of what is there, whoever made it; nothing is written where nothing is.
+    results = [_read_result(runner.out / each.run.place / RESULT_FILE) for each in runs if runner.is_done(each)]
+    summary = write_report(runner.experiment, results, runner.out, command, len(runs)) if results else None
+    return summary, len(results)
 
 
 class _Runner:
