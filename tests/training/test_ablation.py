@@ -224,6 +224,18 @@ def test_worlds_may_join_and_what_is_known_stays(finished, tmp_path, monkeypatch
         run_experiment(tiny(("long",), changes=[("stages.text.steps", 3)]), folder, "a command", ignore)
 
 
+def test_arms_may_join_whose_layout_is_among_the_collages(finished, tmp_path, monkeypatch):
+    out, _, _ = finished
+    folder = carried(out, tmp_path / "elsewhere", f"runs/**/{RESULT_FILE}", "ablation.json", "base/seed0/01_*/model/*")
+    seen = trained_by(monkeypatch)
+    joined = tiny(arms=("before_1d", "before_4d"))
+    run_experiment(joined, folder, "a command", ignore)
+    assert seen == ["runs/single/before_1d/seed0"]
+    assert list(json.loads((folder / "ablation.json").read_text())["arms"]) == [KEYFRAMES, "before_4d", "before_1d"]
+    with pytest.raises(InputError, match="an experiment with other layouts; take another folder"):
+        run_experiment(tiny(arms=("after", "before_4d")), folder, "a command", ignore)
+
+
 def test_where_patches_look_is_measured_before_and_after_for_arms_that_see_a_strip(finished):
     out, _, _ = finished
     looks, result = (

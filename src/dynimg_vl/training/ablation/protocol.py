@@ -132,12 +132,13 @@ class Experiment:
         check_keys(self.values["ablation"], TestSettings.__dataclass_fields__, "ablation")
         return TestSettings(**self.values["ablation"])
 
-    def describe(self, worlds: Sequence[str] | None = None) -> dict[str, Any]:
-        """Give all that decides the numbers in some worlds (None: its own), as JSON has it."""
+    def describe(self, worlds: Sequence[str] | None = None, arms: Sequence[str] | None = None) -> dict[str, Any]:
+        """Give all that decides the numbers of some arms in some worlds (None: its own), as JSON has it."""
         plans = {name: asdict(WORLDS[name].plan) for name in (self.worlds if worlds is None else worlds)}
-        arms = {name: dict(arm.model) for name, arm in self.arms.items()}
-        own = {"table": self.table_name, "scale": self.scale, "worlds": plans, "arms": arms, "values": self.values}
-        return {**own, "stills": asdict(STILLS), "collages": asdict(COLLAGES)}
+        models = {name: dict(self.table.arms[name].model) for name in (self.arms if arms is None else arms)}
+        own = {"table": self.table_name, "scale": self.scale, "worlds": plans, "arms": models, "values": self.values}
+        # Of the other arms, those with a layout of their own have a part in the common weights.
+        return {**own, "stills": asdict(STILLS), "collages": asdict(COLLAGES), "layouts": self._layouts()}
 
     def base_runs(self, seed: int) -> list[Run]:
         """List stages A and B of a seed, each from the weights of the one before; arms start from the last."""

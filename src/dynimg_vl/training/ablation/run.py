@@ -130,9 +130,9 @@ class _Runner:
     def __init__(self, experiment: Experiment, out: Path) -> None:
         self.experiment, self.out = experiment, out
 
-    def settings(self, world: str) -> str:
-        """Give a digest of all that decides the results in one world, whatever other worlds there are."""
-        described = json.dumps(self.experiment.describe([world]), sort_keys=True)
+    def settings(self, world: str, arm: str) -> str:
+        """Give a digest of all that decides the results of one arm in one world, whatever others there are."""
+        described = json.dumps(self.experiment.describe([world], [arm]), sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def note_settings(self) -> None:
@@ -141,17 +141,20 @@ class _Runner:
         described = json.loads(json.dumps(self.experiment.describe()))
         if path.exists():
             known = _read(path)
-            worlds: Any = known.get("worlds")
-            if isinstance(worlds, dict):  # others may join, as seeds may
-                described["worlds"] = {**worlds, **described["worlds"]}
-                known["worlds"] = {**described["worlds"], **worlds}
+            for what in ("worlds", "arms"):
+                parts: Any = known.get(what)
+                if isinstance(parts, dict):  # others may join, as seeds may
+                    described[what] = {**parts, **described[what]}
+                    known[what] = {**described[what], **parts}
             if changed := [name for name, value in described.items() if known.get(name) != value]:
                 raise InputError(f"{self.out} holds an experiment with other {', '.join(changed)}; take another folder")
         # Results may have come from elsewhere, without this file.
         for world in self.experiment.worlds:
-            settings = self.settings(world)
             for result in sorted(self.out.glob(f"runs/{world}/*/*/{RESULT_FILE}")):
-                if _read(result).get("settings", settings) != settings:
+                found = _read(result)
+                arm = found.get("arm")
+                settings = self.settings(world, arm) if arm in self.experiment.table.arms else None
+                if found.get("settings", settings) != settings:
                     raise InputError(f"{result} is of an experiment with other settings; take another folder")
         _write(path, described)
         if not (self.out / "tokenizer").is_dir():
@@ -278,7 +281,7 @@ class _Runner:
                 "recipe": f"{each.run.place}/{_RECIPE_FILE}",
                 "start": start.get("weights"),
                 "looks_before": start.get("looks"),
-                "settings": self.settings(each.world),
+                "settings": self.settings(each.world, each.arm),
                 "date": datetime.now(timezone.utc).date().isoformat(),
                 "machine": machine(use_cpu),
                 "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

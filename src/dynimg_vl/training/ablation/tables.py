@@ -56,6 +56,8 @@ KEYFRAMES = "keyframes"
 
 _FLAT = {"rope_axes": "s"}
 _FULL = {"rope_axes": "hwts"}
+_BY_TOKEN = {"sequence_step": "token"}
+"""Keeps what a language model with 1-D positions reads while theta is 0."""
 _KEYFRAMES_ARM = Arm("keyframes only (control)", {"prompt_stage": "none", **_FLAT})
 
 
@@ -84,6 +86,9 @@ TABLES = {
             "after_strip": Arm("after it, at strip resolution, 1-D (ours)", {"prompt_stage": "tiles", **_FLAT}),
             "before_1d": Arm("before the encoder, 1-D", {"prompt_stage": "before", **_FLAT}, 77.3),
             "before_4d": Arm("before the encoder, 4-D", {"prompt_stage": "before", **_FULL}, 78.6),
+            "before_4d_token": Arm(
+                "before it, 4-D, s counts tokens (ours)", {"prompt_stage": "before", **_FULL, **_BY_TOKEN}
+            ),
         },
         (
             Claim("after", KEYFRAMES),
@@ -91,6 +96,7 @@ TABLES = {
             Claim("before_4d", "before_1d"),
             Claim("before_1d", KEYFRAMES),
             Claim("before_1d", "after_strip", is_ours=True),
+            Claim("before_4d_token", "before_1d", is_ours=True),
         ),
         "before_4d",
     ),
@@ -117,7 +123,7 @@ TABLES = {
             "hwts_split_fixed": _position("4-D, split, fixed", 77.0, "hwts", **_SPLIT, **_FIXED),
             "hwts_split": _position("4-D, split, trainable", 78.4, "hwts", **_SPLIT),
             "hwts_merge": _position("4-D, merge, trainable", 78.6, "hwts"),
-            "hwts_token": _position("4-D, merge, s counts tokens (ours)", None, "hwts", sequence_step="token"),
+            "hwts_token": _position("4-D, merge, s counts tokens (ours)", None, "hwts", **_BY_TOKEN),
         },
         (
             Claim("hws_split", "hws_split_fixed"),
