@@ -29,10 +29,8 @@ def flops_per_clip(recipe: TrainRecipe, args: Any) -> float:
     model.set_attn_implementation(fast_attention.NAME)
     learner = build_learner(model, processor.tokenizer)
     plan = BatchPlan(_NUM_CLIPS, stage.batch.num_keyframe_tokens, stage.batch.num_questions, world=stage.batch.world)
-    batch: MotionBatch = MotionDataset(
-        plan, learner.view, 1, 0, processor.tokenizer, new_bank(2, 0), chat_share=0.0, vary=False
-    )[0]
-    batch.targets = None
+    options: dict[str, Any] = {"chat_share": 0.0, "vary": False, "with_targets": False}
+    batch: MotionBatch = MotionDataset(plan, learner.view, 1, 0, processor.tokenizer, new_bank(2, 0), **options)[0]
     with FlopCounterMode(display=False) as counter, torch.enable_grad():
         losses, _ = learner.losses(batch)
         losses["text"].backward()

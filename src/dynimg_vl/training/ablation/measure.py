@@ -62,12 +62,12 @@ def measure(checkpoint: Path, plan: WorldPlan, settings: TestSettings, use_cpu: 
         bank,
         chat_share=0.0,
         vary=False,
+        with_targets=False,
     )
     names = ["", *(name for name in CONTROLS if can_disturb(layout, name))]
     counts: dict[str, Any] = {name: defaultdict(lambda: defaultdict(lambda: [0, 0])) for name in names}
     for number in range(len(dataset)):
         batch = dataset[number]
-        batch.targets = None
         for name in names:
             generator = torch.Generator().manual_seed(number)
             shown = disturb(batch.pixels, learner.view, name, generator)

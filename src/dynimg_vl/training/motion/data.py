@@ -275,6 +275,7 @@ class MotionDataset(Dataset):
         bank: the pictures, where `draw` is given none.
         chat_share: see `Packer`.
         vary: ask in many ways; False takes the first wording of each question.
+        with_targets: also give what losses other than that on text learn from: a twentieth of a step on text.
     """
 
     def __init__(
@@ -287,8 +288,11 @@ class MotionDataset(Dataset):
         bank: PictureBank | None = None,
         chat_share: float = 0.15,
         vary: bool = True,
+        with_targets: bool = True,
     ) -> None:
         self.plan, self.view, self.bank = plan, view, bank
+        # Without prompt frames there are none.
+        self.with_targets = with_targets and view.layout.num_prompt_frames > 0
         self.num_batches, self.seed, self.vary = num_batches, seed, vary
         self.rates = ask_rates(plan.camera_share) if plan.num_questions and plan.world is None else None
         self.packer = Packer(tokenizer, chat_share) if tokenizer is not None else None
@@ -358,5 +362,4 @@ class MotionDataset(Dataset):
             pixels = draw_frames(scenes, bank, times, view.layout, generator)
         else:
             pixels = draw_dynimgs(scenes, bank, times, view.layout, keep, generator)
-        has_prompts = view.layout.num_prompt_frames > 0
-        return pixels, motion_targets(scenes, times, view.layout, view.is_apart) if has_prompts else None
+        return pixels, motion_targets(scenes, times, view.layout, view.is_apart) if self.with_targets else None

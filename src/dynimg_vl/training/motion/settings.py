@@ -97,6 +97,11 @@ class LossWeights:
     centre: float = 0.0
     where: float = 0.0
 
+    @property
+    def is_text_only(self) -> bool:
+        """Tell whether no loss but that on text counts, so that nobody needs targets."""
+        return not any(value for name, value in vars(self).items() if name != "text")
+
     def scaled(self, attention: float, heads: float) -> "LossWeights":
         """Multiply the weight of the attention loss and those of the heads; text is left."""
         factors = {"text": 1.0, "attention": attention}

@@ -39,6 +39,7 @@ class StagedDataset(Dataset):
                 world.seed * 97 + number,
                 tokenizer if stage.losses.text else None,
                 chat_share=world.chat_share,
+                with_targets=not stage.losses.is_text_only,
             )
             for number, stage in enumerate(schedule.stages)
         ]
@@ -81,6 +82,7 @@ class ValidationBatches:
             bank=None if self._pictures is None else self._pictures.bank,
             chat_share=0.0,
             vary=False,
+            with_targets=not stage.losses.is_text_only,
         )
 
 
