@@ -259,6 +259,7 @@ def test_results_of_another_experiment_are_no_results_of_this_one(finished, tmp_
     path = folder / "runs/single/keyframes/seed0" / RESULT_FILE
     for text, message in (
         ('{"arm": "keyframes"}', "has no world; delete it"),
+        ('{"arm": ["keyframes"], "settings": "x"}', "of an experiment with other settings"),
         ("[1]", "holds something else; delete it"),
     ):
         path.write_text(text)

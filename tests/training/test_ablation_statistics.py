@@ -197,6 +197,9 @@ def test_a_report_of_what_is_there_so_far_says_so_and_decides_nothing_by_half(tm
     assert claims["before_1d > after"]["compute"] == {"difference": None, "label": "undecided"}
     assert claims["before_1d > keyframes"]["compute"]["label"] == "held"  # these cost the same: one run is both
     assert claims["before_4d > before_1d"]["clips"]["difference"]["num_seeds"] == 2
+    early = summarise(experiment(), "single", [row for row in rows if row["arm"] != "before_4d"])["claims"]
+    assert early["before_1d > keyframes"]["clips"]["label"] == "held"
+    assert early["before_1d > keyframes"]["compute"]["label"] == "undecided"  # what equal compute is, nobody knows
     whole = write_report(experiment(), rows, tmp_path, "a command")
     assert whole["runs"] == {"done": 12, "total": 12}
     assert "Under way" not in (tmp_path / "report.md").read_text()

@@ -79,12 +79,10 @@ def summarise(experiment: Experiment, world: str, results: Sequence[Mapping[str,
     arms = {arm: _arm(found) for (arm, budget), found in runs.items() if budget == "clips"}
     compute = {arm: _arm(found) for (arm, budget), found in runs.items() if budget == "compute"}
 
-    reference = next((found[0] for (arm, _), found in runs.items() if arm == experiment.table.reference), None)
-
     def scores(arm: str, budget: str) -> dict[int, float]:
         found = runs.get((arm, budget), [])
-        if not found and budget == "compute" and not _has_own_budget(runs[arm, "clips"][0], reference):
-            found = runs[arm, "clips"]  # the same run
+        if not found and budget == "compute" and _is_both(experiment, runs, arm):
+            found = runs[arm, "clips"]
         return {each["seed"]: each["score"] for each in found}
 
     def judged(claim: Claim, budget: str) -> dict[str, Any]:
@@ -105,8 +103,13 @@ def summarise(experiment: Experiment, world: str, results: Sequence[Mapping[str,
     return {**found, "mixed_starts": _mixed_starts(runs), "looks": looks, "curves": curves}
 
 
-def _has_own_budget(result: Mapping[str, Any], reference: Mapping[str, Any] | None) -> bool:
-    return reference is not None and has_own_budget(result["flops_per_clip"], reference["flops_per_clip"])
+def _is_both(experiment: Experiment, runs: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]], arm: str) -> bool:
+    # Whether the run at equal clips is that at equal compute, too; not known before the reference has been run.
+    name = experiment.table.reference
+    if name not in experiment.arms:
+        return True
+    own, reference = runs[arm, "clips"], runs.get((name, "clips"))
+    return reference is not None and not has_own_budget(own[0]["flops_per_clip"], reference[0]["flops_per_clip"])
 
 
 def _curve(found: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:

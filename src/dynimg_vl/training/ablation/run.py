@@ -153,7 +153,8 @@ class _Runner:
             for result in sorted(self.out.glob(f"runs/{world}/*/*/{RESULT_FILE}")):
                 found = _read(result)
                 arm = found.get("arm")
-                settings = self.settings(world, arm) if arm in self.experiment.table.arms else None
+                is_known = isinstance(arm, str) and arm in self.experiment.table.arms
+                settings = self.settings(world, arm) if is_known else None
                 if found.get("settings", settings) != settings:
                     raise InputError(f"{result} is of an experiment with other settings; take another folder")
         _write(path, described)
