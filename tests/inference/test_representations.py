@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynimg_vl import InputError, compose_dynimgs, load_dynimgs, read_frames
+from dynimg_vl.inference import pictures
 from dynimg_vl.inference.messages import chat_messages, explain
 from dynimg_vl.inference.pictures import Representation, fit_size, frames_of_pictures, load_pictures, look_at_pictures
 from dynimg_vl.inference.requests import Request
@@ -149,6 +151,20 @@ def test_the_warnings_of_a_damaged_file_come_with_its_frames(tmp_path):
     look = look_at_pictures(str(path), {"representation": Representation("grid")})
     assert look.error is None
     assert "missing" in look.frames["warnings"][0]
+
+
+def test_other_warnings_are_not_said_of_the_video(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "clip.mp4", size=(128, 192))
+    load = pictures.load_pictures
+
+    def noisy(*given, **options):
+        warnings.warn("unclosed socket", ResourceWarning, stacklevel=1)
+        return load(*given, **options)
+
+    monkeypatch.setattr(pictures, "load_pictures", noisy)
+    look = look_at_pictures(str(path), {"representation": Representation("grid")})
+    assert look.error is None
+    assert "warnings" not in look.frames
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, VideoWarning
 from ..loading import load_dynimgs
 from .requests import Request
 
@@ -44,15 +44,21 @@ def look_at(video: Any, options: Mapping[str, Any]) -> Look:
     """Load one video with the keyword arguments of `load_dynimgs`; whatever goes wrong becomes the look's `error`."""
     started = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", VideoWarning)
         try:
             dynimgs = load_dynimgs(video, **options)
         except Exception as error:  # a hostile file may break the decoder in any way it likes
             return Look(None, seconds=time.perf_counter() - started, error=reason_of(error))
     frames = dynimgs.describe()
-    if caught:
-        frames["warnings"] = sorted({" ".join(str(warning.message).split()) for warning in caught})
+    if told := told_of(caught):
+        frames["warnings"] = told
     return Look(dynimgs.pixels, frames, time.perf_counter() - started)
+
+
+def told_of(caught: Iterable[warnings.WarningMessage]) -> list[str]:
+    """List what was said of the video, each thing once; others (an open socket, collected now) are not of it."""
+    said = {" ".join(str(each.message).split()) for each in caught if issubclass(each.category, VideoWarning)}
+    return sorted(said)
 
 
 def reason_of(error: BaseException) -> str:

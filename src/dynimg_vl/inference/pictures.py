@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import InputError
+from ..errors import InputError, VideoWarning
 from ..layout import DynImgLayout
 from ..loading import load_dynimgs, read_frame_groups
 from ..video.container import MAX_FRAMES, MAX_PIXELS, Limits
 from ..video.index import FrameIndex
 from ..video.pixels import Size
 from ..video.selection import FrameGroup
-from .ahead import Look, reason_of
+from .ahead import Look, reason_of, told_of
 
 KINDS = ("dynimg", "frames", "grid")
 EQUALS = ("pictures", "pixels")
@@ -88,13 +88,13 @@ def look_at_pictures(video: str, options: Mapping[str, Any]) -> Look:
     """
     started = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", VideoWarning)
         try:
             pixels, frames = load_pictures(video, **options)
         except Exception as error:  # a hostile file may break the decoder in any way it likes
             return Look(None, seconds=time.perf_counter() - started, error=reason_of(error))
-    if caught:
-        frames["warnings"] = sorted({" ".join(str(warning.message).split()) for warning in caught})
+    if told := told_of(caught):
+        frames["warnings"] = told
     return Look(pixels, frames, time.perf_counter() - started)
 
 
