@@ -6,16 +6,18 @@ import pytest
 import torch
 
 from dynimg_vl.layout import DynImgLayout
-from dynimg_vl.motion.paths import LABELS
+from dynimg_vl.motion.paths import DIRECTIONS, KINDS, LABELS, motion_labels
 from dynimg_vl.motion.world import CAMERA_KINDS, COLOURS, SHAPES, object_centres, sample_scenes
 from dynimg_vl.training.motion.data import choose_tokens, draw_dynimgs, prompt_times, tile_tokens
 from dynimg_vl.training.motion.losses import (
+    IGNORE,
     MotionHeads,
     attention_loss,
     bilinear_neighbours,
     flow_loss,
     frame_grids,
     motion_targets,
+    track_loss,
     watch_attention,
     where_loss,
 )
@@ -206,6 +208,56 @@ def test_the_loss_on_places_is_the_mean_over_patches_of_objects(clips):
     assert float(where_loss(predicted, targets, keep)) == pytest.approx(sum(errors) / len(errors), rel=1e-5)
 
 
+def test_tracks_and_paths_are_those_of_the_scene():
+    num = 600
+    scenes = sample_scenes(num, 4, torch.Generator().manual_seed(15), camera_share=0.5)
+    times = torch.cat((torch.zeros(num, 1), prompt_times(num, torch.Generator().manual_seed(16))), 1)
+    targets = motion_targets(scenes, times, LAYOUT)
+    labels = motion_labels(scenes.kind_id, scenes.direction_id)
+    centres = object_centres(scenes, times)
+    kinds = set()
+    for clip in range(num):
+        # A background point p of the keyframe is at 0.5 + (p - 0.5 - c t) / exp(zoom t).
+        t, zoom, camera = times[clip, 1:, None], scenes.zoom[clip], scenes.camera[clip]
+        point = torch.tensor([0.5 / 16, 0.5 / 12])  # the first patch of 12 rows of 16
+        if not targets.covered[clip, 0]:
+            moved = 0.5 + (point - 0.5 - camera * t) / (zoom * t).exp() - point
+            assert torch.allclose(targets.track[clip, 0], moved.clamp(-1, 1), atol=1e-5)
+            assert targets.path[clip, 0] == IGNORE
+        if int(scenes.num_objects[clip]) == 1 and scenes.camera_id[clip] == 0 and targets.centre[clip, :192].any():
+            (patch,) = targets.centre[clip, :192].nonzero().flatten()
+            away = (centres[clip, 1:, 0] - centres[clip, 0, 0]).clamp(-1, 1)
+            if targets.covered[clip, patch]:  # not between the arms of a triangle
+                assert torch.allclose(targets.track[clip, patch], away, atol=1e-5)
+                assert targets.path[clip, patch] == labels[clip, 0]
+                first, then = int(scenes.direction_id[clip, 0]), int(scenes.turn_id[clip, 0])
+                ways = {"start": [0, first], "stop": [first, 0], "turn": [first, then], "move": [first, first]}
+                ways |= {name: [0, 0] for name in ("still", "appear", "disappear")}
+                kind = KINDS[int(scenes.kind_id[clip, 0])]
+                assert targets.ways[clip, patch].tolist() == ways.get(kind, [IGNORE, IGNORE])
+                kinds.add(kind)
+        # Content is where it is in its own frame: patches of prompt frame k are 0 away in column k.
+        for rank in range(4):
+            assert targets.track[clip, 192 + 16 * rank : 208 + 16 * rank, rank].abs().max() < 1e-5
+    assert kinds == set(KINDS) - {"meet", "part"}
+    assert (targets.track_weight[~scenes.cuts.isinf().all(1)] == 0).all()
+
+
+def test_the_loss_on_tracks_is_the_weighted_mean_over_patches(clips):
+    _, _, targets = clips
+    keep = torch.arange(1, 256, 5)
+    predicted = torch.rand(12, len(keep), 8, generator=torch.Generator().manual_seed(1)) - 0.5
+    total = amount = 0.0
+    for clip in range(12):
+        for row, patch in enumerate(keep.tolist()):
+            wanted = (targets.track[clip, patch] / 0.3).flatten().tolist()
+            gaps = [abs(float(a) - b) for a, b in zip(predicted[clip, row], wanted, strict=True)]
+            weight = float(targets.track_weight[clip, patch])
+            total += weight * sum(gap**2 / 0.6 if gap < 0.3 else gap - 0.15 for gap in gaps) / 8
+            amount += weight
+    assert float(track_loss(predicted, targets, keep)) == pytest.approx(total / amount, rel=1e-5)
+
+
 def test_heads_name_every_motion_camera_colour_and_shape():
     found = MotionHeads(16)(torch.zeros(2, 5, 16))
     assert {name: tuple(part.shape) for name, part in found.items()} == {
@@ -215,6 +267,9 @@ def test_heads_name_every_motion_camera_colour_and_shape():
         "shape": (2, 5, 1 + len(SHAPES)),
         "centre": (2, 5),
         "where": (2, 5, 2),
+        "path": (2, 5, len(LABELS)),
+        "ways": (2, 5, 2, len(DIRECTIONS)),
+        "track": (2, 5, 8),
         "camera": (2, len(CAMERA_KINDS)),
         "direction": (2, len(LABELS)),
     }

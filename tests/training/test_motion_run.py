@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynimg_vl import InputError
+from dynimg_vl import InputError, embedded_model
 from dynimg_vl.cli import main
 from dynimg_vl.training.checkpoints import is_complete, last_checkpoint
 from dynimg_vl.training.motion.export import export_model
@@ -83,6 +83,28 @@ def test_two_batches_a_step_are_two_other_batches(recipe_of, tmp_path, monkeypat
     assert train_here(halves, max_steps=3).step == 3
     assert train_here(halves).step == 5
     assert same_end(tmp_path / "straight", tmp_path / "halves")
+
+
+def test_what_is_learnt_beside_is_logged_measured_and_gone_on_with_and_changes_no_other_batch(recipe_of, tmp_path):
+    alone = {**STAGES[1], "steps": 3, "batch": {**STAGES[1]["batch"], "num_keyframe_tokens": 4}}
+    losses = dict.fromkeys(("attention", "flow", "camera", "direction"), 0.0) | {"shape": 1.0}
+    window = {"batch_size": 3, "num_keyframe_tokens": 3, "num_questions": 1, "one_object": True, "has_strip": False}
+    both = [{**alone, "beside": {"batch": {**window, "world": {"families": ["shape_of"]}}, "losses": losses}}]
+    train_here(recipe_of(output="straight", stages=both, eval_strategy="steps", eval_steps=2))
+    parts = recipe_of(output="parts", stages=both, eval_strategy="steps", eval_steps=2)
+    assert train_here(parts, max_steps=2).step == 2
+    assert train_here(parts).step == 3
+    assert same_end(tmp_path / "straight", tmp_path / "parts")
+    rows = log_of(tmp_path / "straight")
+    assert {"beside_shape", "beside_text", "attention", "shape"} <= set(steps_of(tmp_path / "straight")[0])
+    assert "beside_attention" not in steps_of(tmp_path / "straight")[0]
+    assert {"eval_beside_shape_loss", "eval_shape_loss", "eval_exact"} <= set(rows[-2])
+    # Nothing has been learnt at the first step: its losses are those of a run without.
+    train_here(recipe_of(output="alone", stages=[alone]))
+    first, other = (steps_of(tmp_path / name)[0] for name in ("straight", "alone"))
+    assert {name: first[name] for name in ("attention", "flow", "text", "shape")} == {
+        name: other[name] for name in ("attention", "flow", "text", "shape")
+    }
 
 
 def test_a_loss_that_is_no_number_stops_with_the_batch_saved(recipe_of, tmp_path, monkeypatch):
@@ -197,6 +219,25 @@ def test_the_recipes_of_the_project_can_be_run(name, tmp_path, tokenizer):
     first = "strip" if name == "motion_cpu" else "keyframes"
     changes |= {f"stages.{first}.batch.batch_size": 2, "report_to": "none", "disable_tqdm": True, "max_steps": 1}
     assert train_here(RECIPES / f"{name}.yaml", **changes).step == 1
+
+
+@pytest.mark.parametrize(("name", "stage"), [("motion_further_heads", "heads"), ("motion_further", "further")])
+def test_the_embedded_model_can_be_taught_further(name, stage, tmp_path):
+    small = {f"stages.{stage}.batch.{key}": value for key, value in {"batch_size": 1, "num_keyframe_tokens": 1}.items()}
+    small |= {"data.world.num_pictures": 3, "data.world.validation_pictures": 3, "data.world.validation_batches": 1}
+    small |= {"output_dir": str(tmp_path), "dataloader_num_workers": 0, "dataloader_prefetch_factor": None}
+    small |= {"report_to": "none", "disable_tqdm": True, "max_steps": 1}
+    if stage == "further":
+        small |= {"stages.further.beside.batch.batch_size": 2, "model.path": "embedded", "num_processes": 1}
+    before = weights(embedded_model())
+    assert train_here(RECIPES / f"{name}.yaml", **small).step == 1
+    after = weights(tmp_path / "checkpoint-1")
+    assert train_here(RECIPES / f"{name}.yaml", **small | {"max_steps": 2}).step == 2
+    later = weights(tmp_path / "checkpoint-2")
+    assert not torch.equal(later["track.weight"], after["track.weight"])
+    changed = {key for key, value in before.items() if not torch.equal(value.float(), after[key].float())}
+    tower = [key for key in before if "vision_tower" in key]
+    assert changed.isdisjoint(tower) if stage == "heads" else changed >= {key for key in tower if "q_proj" in key}
 
 
 # --- going on --------------------------------------------------------------------------------------------------------

@@ -9,9 +9,13 @@ import yaml
 from dynimg_vl import InputError
 from dynimg_vl.motion.textures import PictureBank, procedural_pictures
 from dynimg_vl.training.motion.pictures import PictureWindow, training_pictures, validation_pictures
-from dynimg_vl.training.motion.settings import DENSE, OF_MOTION, Schedule, Stage, WorldSettings
+from dynimg_vl.training.motion.settings import DENSE, OF_MOTION, LossWeights, Schedule, Stage, WorldSettings
 from dynimg_vl.training.recipe import TrainRecipe
 from motion_runs import STAGES, motion_recipe
+
+NOTHING = dict.fromkeys(vars(LossWeights()), 0.0)
+PAIRS = {"min_objects": 2, "max_objects": 2, "families": ["direction_of"]}
+BESIDE = {"batch": {"batch_size": 3, "num_keyframe_tokens": 4, "num_questions": 0, "has_strip": False}}
 
 
 @pytest.fixture
@@ -79,6 +83,14 @@ def test_an_unknown_key_of_the_section_training_or_of_a_part_is_named_before_any
         ({"stages.1.name": "strip"}, "two have the same name"),
         ({"stages.1.batch.camera_share": 1.2}, "camera_share must be a share from 0 to 1"),
         ({"stages.1.batch.num_questions": 0}, "without questions there is no loss on text"),
+        ({"stages.1.batch.one_object": 1}, "one_object must be true or false, got 1"),
+        ({"stages.1.batch.one_object": True, "stages.1.batch.world": PAIRS}, "one_object needs a world of one object"),
+        (
+            {"stages.0.batch.has_strip": False},
+            "stages.strip.batch: without strip, num_keyframe_tokens must be at least 1",
+        ),
+        ({"stages.1.beside": {"losses": {}}}, "stages.whole.beside: batch is missing"),
+        ({"stages.1.beside": BESIDE | {"losses": {"text": 1.0}}}, "stages.whole.beside: .*no loss on text"),
         ({"stages": []}, "stages must be a list of at least one stage"),
         ({"stages": ["strip"]}, "stages.0 must have keys"),
         ({"data.world.refresh_every": 0}, "data.world: refresh_every must be at least 1"),
@@ -150,15 +162,26 @@ def test_factors_on_the_losses_leave_text_alone():
     losses = vars(schedule.stages[0].losses)
     assert (losses["text"], losses["attention"]) == (1.0, 1.0)
     assert {value for name, value in losses.items() if name not in ("text", "attention")} == {0.0}
+    beside = {**BESIDE, "losses": NOTHING | {"shape": 3.0, "covered": 1.0}}
+    (stage,) = Schedule.from_values([{**STAGES[1], "beside": beside}]).scaled(0.5, 0.5).stages
+    assert vars(stage.beside.losses) == NOTHING | {"shape": 1.5, "covered": 0.5}
+    moving = {**STAGES[1], "beside": {**beside, "losses": NOTHING | {"flow": 1.0, "shape": 1.0}}}
+    with pytest.raises(
+        InputError, match=r"stages.whole.beside: no patch sees another frame without strip, so flow cannot"
+    ):
+        Schedule.from_values([moving]).check_stage("before")
+    with pytest.raises(InputError, match=r"stages.whole.beside: has_strip: false needs composed pictures"):
+        Schedule.from_values([{**moving, "losses": dict.fromkeys(OF_MOTION, 0.0)}]).check_stage("after")
+    with pytest.raises(InputError, match=r"stages.whole.beside: all losses are 0"):
+        Schedule.from_values([{**STAGES[1], "beside": beside}]).scaled(0.5, 0.0).check_stage("before")
 
 
 def test_losses_that_cannot_be_learnt_are_refused_by_name():
     schedule = Schedule.from_values(STAGES)
+    asked = [name for name in OF_MOTION if getattr(LossWeights(), name)]
     schedule.check_stage("before")
     for stage in ("after", "tiles"):
-        with pytest.raises(
-            InputError, match=f"stages.strip: .* prompt_stage: {stage}, so {', '.join(OF_MOTION)} cannot"
-        ):
+        with pytest.raises(InputError, match=f"stages.strip: .* prompt_stage: {stage}, so {', '.join(asked)} cannot"):
             schedule.check_stage(stage)
     with pytest.raises(InputError, match="covered"):
         schedule.check_stage("none")

@@ -1,5 +1,8 @@
 """A step on the motion world computes what the model computes, however the model is shown a clip."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,11 @@ from torch.nn import functional as F
 
 from dynimg_vl import InputError
 from dynimg_vl.layout import DynImgLayout
+from dynimg_vl.motion.paths import KINDS
+from dynimg_vl.motion.plan import WorldPlan
 from dynimg_vl.motion.questions import Exchange
 from dynimg_vl.motion.textures import PictureBank
+from dynimg_vl.motion.world import sample_scenes
 from dynimg_vl.training.motion.data import (
     BatchPlan,
     MotionBatch,
@@ -16,10 +22,11 @@ from dynimg_vl.training.motion.data import (
     Packer,
     View,
     frame_times,
+    look_at_one,
     prompt_times,
 )
-from dynimg_vl.training.motion.settings import DENSE, LossWeights, Schedule, Stage, WorldSettings
-from dynimg_vl.training.motion.staged_data import StagedDataset
+from dynimg_vl.training.motion.settings import DENSE, OF_MOTION, LossWeights, Schedule, Stage, WorldSettings
+from dynimg_vl.training.motion.staged_data import StagedDataset, as_sample
 from dynimg_vl.training.motion.step import exact_matches
 from dynimg_vl.training.motion.tokenizer import build_tokenizer
 from motion_runs import tiny_learner
@@ -129,6 +136,84 @@ def test_only_losses_that_can_be_lowered_are_there_and_all_reach_the_tower(stage
     for name, loss in losses.items():
         (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True, allow_unused=True)
         assert (gradient is not None and gradient.abs().sum() > 0) or float(loss) == 0, name
+
+
+def test_without_strip_only_losses_of_one_frame_are_there(tokenizer, bank):
+    learner = tiny_learner(tokenizer)
+    batch = batch_of(learner, bank, tokenizer, BatchPlan(3, 4, 1, has_strip=False))
+    losses, _ = learner.losses(batch)
+    assert set(losses) == set(DENSE) - set(OF_MOTION) | {"text"}
+    assert len(batch.keep_tokens) == 4
+    layout = learner.layout
+    strip = batch.pixels[:, :, layout.pixel_tiles[0].height :]
+    assert int(strip.max()) == 0
+
+
+@pytest.mark.parametrize("world", [None, WorldPlan(families=("shape_of",))])
+def test_one_object_is_in_the_tokens_about_a_place(world, tokenizer, bank):
+    view = View(DynImgLayout(num_prompt_frames=4, token_grid=8, patch_grid=16, patch_size=8))
+    plan = BatchPlan(20, 9, 1, camera_share=0.0, one_object=True, world=world)
+    places, asked = set(), set()
+    for number in range(20):
+        batch = MotionDataset(plan, view, 20, 0, tokenizer, bank, vary=False)[number]
+        key = batch.keep_tokens[batch.keep_tokens < 48]
+        assert (len(key), len(batch.keep_tokens)) == (9, 25)
+        places.add(tuple(key.tolist()))
+        # The middles of all that is there lie in the nine tokens (of 6 rows of 8); a patch is a quarter of a token.
+        patches = batch.targets.centre[:, :192].nonzero()
+        assert len(patches) == len(set(patches[:, 0].tolist())) <= 20
+        tokens = patches[:, 1] // 16 // 2 * 8 + patches[:, 1] % 16 // 2
+        assert torch.isin(tokens, key).float().mean() > 0.95
+        asked |= set(batch.text.family.unique().tolist())
+    assert len(places) > 10
+    assert len(asked) > 5 if world is None else len(asked) == 2  # with -1, of what is padded
+
+
+def test_one_object_needs_the_keyframe_in_the_middle_of_the_clip(tokenizer, bank):
+    learner = tiny_learner(tokenizer, num_dynimgs=2)
+    with pytest.raises(InputError, match="one_object needs num_dynimgs: 1"):
+        batch_of(learner, bank, tokenizer, BatchPlan(2, 4, 1, one_object=True))
+
+
+def test_one_object_betrays_nothing_about_its_motion(tokenizer):
+    scenes = sample_scenes(40_000, 4, torch.Generator().manual_seed(0), camera_share=0.0)
+    whole = scenes.rows(scenes.num_objects == 1)
+    near, place = look_at_one(scenes, 2_000, torch.Generator().manual_seed(1))
+    assert int(near.num_objects.min()) == int(near.num_objects.max()) == 1
+    assert float((near.position[:, 0] - place).square().sum(1).sqrt().max()) < 0.35
+    for kind in range(len(KINDS)):
+        share = float((whole.kind_id[:, 0] == kind).float().mean())
+        error = math.sqrt(share * (1 - share) / 2_000) + 1e-9
+        assert abs(float((near.kind_id[:, 0] == kind).float().mean()) - share) < 4 * error
+
+
+def test_what_is_learnt_beside_adds_to_the_loss(tokenizer, bank):
+    learner = tiny_learner(tokenizer)
+    batches = [
+        batch_of(learner, bank, tokenizer, BatchPlan(3, 4, 1)),
+        batch_of(learner, bank, None, BatchPlan(5, 2, 0, one_object=True, has_strip=False)),
+    ]
+    nothing = dict.fromkeys(vars(LossWeights()), 0.0)
+    stage = Stage.from_values(
+        {
+            "name": "a",
+            "steps": 1,
+            "batch": {"batch_size": 3, "num_keyframe_tokens": 4, "num_questions": 1},
+            "beside": {
+                "batch": {"batch_size": 5, "num_keyframe_tokens": 2, "num_questions": 0, "has_strip": False},
+                "losses": {**nothing, "shape": 3.0, "where": 0.5},
+            },
+        },
+        "stages.a",
+    )
+    with torch.no_grad():
+        outputs = learner(**as_sample(batches, stage))
+        alone = learner(**as_sample(batches[:1], replace(stage, beside=None)))
+        (losses, _) = learner.losses(batches[1])
+    extra = 3.0 * float(losses["shape"]) + 0.5 * float(losses["where"])
+    assert float(outputs["loss"]) == pytest.approx(float(alone["loss"]) + extra, rel=1e-5)
+    assert {name for name in outputs["losses"] if name.startswith("beside_")} == {f"beside_{name}" for name in losses}
+    assert torch.equal(outputs["correct"], alone["correct"])
 
 
 def test_the_loss_is_the_weighted_sum(tokenizer, bank):

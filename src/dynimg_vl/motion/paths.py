@@ -224,3 +224,15 @@ def motion_labels(kind_id: Tensor, direction_id: Tensor) -> Tensor:
     kinds = torch.tensor([LABELS.index(kind) if kind in LABELS else 0 for kind in KINDS], device=kind_id.device)
     one_way = torch.tensor([kind in ("move", "start", "stop") for kind in KINDS], device=kind_id.device)[kind_id]
     return torch.where(one_way, direction_id, kinds[kind_id])
+
+
+def way_labels(kind_id: Tensor, direction_id: Tensor, turn_id: Tensor) -> Tensor:
+    """Name where each object goes before and after the keyframe: (..., 2), of `DIRECTIONS`; -1 where no name fits."""
+
+    def is_kind(*kinds: str) -> Tensor:
+        return torch.isin(kind_id, torch.tensor([KINDS.index(kind) for kind in kinds], device=kind_id.device))
+
+    before = torch.where(is_kind("start"), 0, direction_id)
+    after = torch.where(is_kind("stop"), 0, torch.where(is_kind("turn"), turn_id, direction_id))
+    ways = torch.stack((before, after), -1)
+    return torch.where(is_kind("swing", "circle", "meet", "part")[..., None], -1, ways)

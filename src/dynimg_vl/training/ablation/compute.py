@@ -1,5 +1,6 @@
 """What an arm costs: floating-point operations of training on a clip; counted, not timed, so any machine will do."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from ...motion.world import new_bank
 from ..building import build_model
 from ..motion import fast_attention
 from ..motion.data import MotionBatch, MotionDataset
-from ..motion.settings import BatchPlan
 from ..motion.staged_trainer import build_learner
 from ..recipe import TrainRecipe
 
@@ -28,7 +28,7 @@ def flops_per_clip(recipe: TrainRecipe, args: Any) -> float:
     model = model.float()
     model.set_attn_implementation(fast_attention.NAME)
     learner = build_learner(model, processor.tokenizer)
-    plan = BatchPlan(_NUM_CLIPS, stage.batch.num_keyframe_tokens, stage.batch.num_questions, world=stage.batch.world)
+    plan = replace(stage.batch, batch_size=_NUM_CLIPS)
     options: dict[str, Any] = {"chat_share": 0.0, "vary": False, "with_targets": False}
     batch: MotionBatch = MotionDataset(plan, learner.view, 1, 0, processor.tokenizer, new_bank(2, 0), **options)[0]
     with FlopCounterMode(display=False) as counter, torch.enable_grad():

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from ...errors import InputError
 from ...layout import DynImgLayout
 from ...model.configuration_dynimg import DynImgConfig
 from ...motion.paths import motion_labels
@@ -23,10 +24,11 @@ from ...motion.render import pixel_points, render, render_points
 from ...motion.textures import PictureBank
 from ...motion.wordings import ALL_FAMILIES
 from ...motion.world import Scenes, sample_scenes
-from .losses import MotionTargets, motion_targets
+from .losses import IGNORE, MotionTargets, motion_targets
 from .settings import BatchPlan
 
-IGNORE = -100
+_DRAWN_PER_ONE = 40
+"""Of so many clips, one is taken where it has to hold one object near a given place: 0.35 hold one (no camera)."""
 
 
 @dataclass(frozen=True)
@@ -255,16 +257,39 @@ def tile_tokens(layout: DynImgLayout, rank: int) -> Tensor:
     return grid[layout.tiles[rank].slices].flatten()
 
 
-def choose_tokens(layout: DynImgLayout, num_keyframe_tokens: int, generator: torch.Generator) -> Tensor:
-    """Choose all prompt tokens and some keyframe tokens at random, in the order of the grid."""
+def choose_tokens(
+    layout: DynImgLayout,
+    num_keyframe_tokens: int,
+    generator: torch.Generator,
+    place: Tensor | None = None,
+    has_strip: bool = True,
+) -> Tensor:
+    """Choose some keyframe tokens and all of the strip, or none of it, in the order of the grid.
+
+    Those of the keyframe are any, or with `place` (2,), in x and y of the screen, the nearest to that.
+    """
     key = tile_tokens(layout, 0)
-    chosen = key[torch.randperm(len(key), generator=generator)[:num_keyframe_tokens]]
-    strip = [tile_tokens(layout, rank) for rank in range(1, len(layout.tiles))]
+    if place is None:
+        order = torch.randperm(len(key), generator=generator)
+    else:
+        tile = layout.tiles[0]
+        middles = pixel_points((tile.height, tile.width))
+        order = ((middles - place) * torch.tensor([tile.width, tile.height])).square().sum(1).argsort()
+    chosen = key[order[:num_keyframe_tokens]]
+    strip = [tile_tokens(layout, rank) for rank in range(1, len(layout.tiles))] if has_strip else []
     return torch.cat([chosen, *strip]).sort().values
 
 
+def look_at_one(scenes: Scenes, num: int, generator: torch.Generator) -> tuple[Scenes, Tensor]:
+    """Draw a place, and pick the `num` clips whose only object lies nearest to it: clips, place (2,)."""
+    place = torch.rand(2, generator=generator) * 0.6 + 0.2
+    distance = (scenes.position[:, 0] - place).square().sum(1)
+    distance = torch.where(scenes.num_objects == 1, distance, torch.inf)
+    return scenes.rows(distance.argsort()[:num].sort().values), place
+
+
 class MotionDataset(Dataset):
-    """Give the batches of one stage; number `index` is a pure function of the seed, the number and the pictures.
+    """Give the batches of one lesson; number `index` is a pure function of the seed, the number and the pictures.
 
     Args:
         plan: what a batch holds.
@@ -290,6 +315,10 @@ class MotionDataset(Dataset):
         vary: bool = True,
         with_targets: bool = True,
     ) -> None:
+        if plan.one_object and view.num_dynimgs > 1:
+            raise InputError(
+                f"one_object needs num_dynimgs: 1, where the keyframe is at the middle; got {view.num_dynimgs}"
+            )
         self.plan, self.view, self.bank = plan, view, bank
         # Without prompt frames there are none.
         self.with_targets = with_targets and view.layout.num_prompt_frames > 0
@@ -310,11 +339,11 @@ class MotionDataset(Dataset):
         """Draw one batch over the given pictures."""
         plan, seed = self.plan, self.seed * 1_000_003 + index
         generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-        scenes, exchanges = self._draw_clips(len(bank), generator, rng)
+        scenes, exchanges, place = self._draw_clips(len(bank), generator, rng)
         times = frame_times(len(scenes), self.view, generator)
         if plan.world is not None and plan.num_questions:
             exchanges = ask_planned(plan.world, scenes, times, plan.num_questions, rng, self.vary)
-        keep = choose_tokens(self.view.layout, plan.num_keyframe_tokens, generator)
+        keep = choose_tokens(self.view.layout, plan.num_keyframe_tokens, generator, place, plan.has_strip)
         text = None
         if exchanges and self.packer is not None:
             text = self.packer.pack(exchanges, rng)
@@ -333,22 +362,26 @@ class MotionDataset(Dataset):
 
     def _draw_clips(
         self, num_pictures: int, generator: torch.Generator, rng: np.random.Generator
-    ) -> tuple[Scenes, list[list[Exchange]]]:
-        plan = self.plan
-        if plan.world is not None:
-            return sample_planned(plan.batch_size, num_pictures, generator, plan.world), []
+    ) -> tuple[Scenes, list[list[Exchange]], Tensor | None]:
+        plan, place = self.plan, None
         # Some more than needed where questions are asked: not every clip gets one.
-        num = plan.batch_size + (plan.batch_size // 4 + 4 if plan.num_questions else 0)
-        scenes = sample_scenes(num, num_pictures, generator, plan.camera_share)
+        num = plan.batch_size + (plan.batch_size // 4 + 4 if self.rates is not None else 0)
+        drawn = num * (_DRAWN_PER_ONE if plan.one_object else 1)
+        if plan.world is not None:
+            scenes = sample_planned(drawn, num_pictures, generator, plan.world)
+        else:
+            scenes = sample_scenes(drawn, num_pictures, generator, plan.camera_share)
+        if plan.one_object:
+            scenes, place = look_at_one(scenes, num, generator)
         if self.rates is None:
-            return scenes, []
+            return scenes, [], place
         share = plan.choice_share if self.vary else 0.0
         exchanges = [
             self.rates.ask(facts, plan.num_questions, rng, vary=self.vary, choice_share=share)
             for facts in clip_facts(scenes)
         ]
         asked = [number for number, clip in enumerate(exchanges) if clip][: plan.batch_size]
-        return scenes.rows(torch.tensor(asked)), [exchanges[number] for number in asked]
+        return scenes.rows(torch.tensor(asked)), [exchanges[number] for number in asked], place
 
     def _draw_pixels(
         self, scenes: Scenes, times: Tensor, bank: PictureBank, keep: Tensor, generator: torch.Generator

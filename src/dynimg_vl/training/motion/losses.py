@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layout import DynImgLayout
-from ...motion.paths import LABELS, is_shown
+from ...motion.paths import DIRECTIONS, LABELS, is_shown, motion_labels, way_labels
 from ...motion.render import match_points, pixel_points, truth_at
 from ...motion.world import CAMERA_KINDS, COLOURS, SHAPES, Scenes, object_centres
 
+IGNORE = -100
+"""The label of what has no loss."""
 FLOW_SCALE = 0.3
 """Velocities are regressed in units of 0.3 screens per gap, about their median."""
 
@@ -32,7 +34,10 @@ class MotionTargets:
     prompt frame, in screens, match_weight (2, B, P), frame (2, P) the rank of that prompt frame, covered (B, P) bool,
     kind (B, P) what covers the patch (0: the background, 1: a textured object, then the colours), shape (B, P) of what
     covers it (0: the background), centre (B, P) bool, whether the middle of an object lies in it, where (B, P, 2) the
-    middle of the object that covers it, or else lies in it, in x and y of the screen.
+    middle of the object that covers it, or else lies in it, in x and y of the screen, path (B, P) what the object that
+    covers it does, of `LABELS` (-100: the background), ways (B, P, 2) where that goes before and after the keyframe, of
+    `DIRECTIONS` (-100: the background, or no one way), track (B, P, N, 2) how far away its content is in each prompt
+    frame, in screens, track_weight (B, P).
     """
 
     flow: Tensor
@@ -45,6 +50,10 @@ class MotionTargets:
     shape: Tensor
     centre: Tensor
     where: Tensor
+    path: Tensor
+    ways: Tensor
+    track: Tensor
+    track_weight: Tensor
 
 
 def frame_grids(layout: DynImgLayout, is_apart: bool = False) -> list[tuple[int, int]]:
@@ -60,11 +69,14 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
     grids = frame_grids(layout, is_apart)
     before = layout.num_prompt_frames // 2
     last = layout.num_prompt_frames - 1
-    flow, weight, covered, kind, shape, centre, where = [], [], [], [], [], [], []
+    flow, weight, covered, kind, shape, centre, where, path, ways, track = ([] for _ in range(10))
     places: list[list[Tensor]] = [[], []]
     seen: list[list[Tensor]] = [[], []]
     ranks: list[list[Tensor]] = [[], []]
     unchanging = scenes.cuts.isinf().all(1)
+    labels = motion_labels(scenes.kind_id, scenes.direction_id)
+    named = way_labels(scenes.kind_id, scenes.direction_id, scenes.turn_id)
+    named = torch.where(named < 0, IGNORE, named)
     for frame, grid in enumerate(grids):
         points = pixel_points(grid).to(times.device)
         at = times[:, frame : frame + 1]
@@ -76,6 +88,10 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
         marks, middles = _middles(scenes, at, grid, truth.layer[:, 0])
         centre.append(marks)
         where.append(middles)
+        path.append(torch.where(covered[-1], _of_cover(labels, truth.layer[:, 0]), IGNORE))
+        own = torch.stack([_of_cover(part, truth.layer[:, 0]) for part in named.unbind(-1)], -1)
+        ways.append(torch.where(covered[-1][..., None], own, IGNORE))
+        track.append(_tracks(scenes, at, times[:, 1:], points))
         # Objects are few patches among many: three times the weight. A keyframe patch counts half, as there are many.
         weight.append((1 + 2 * covered[-1].float()) * unchanging[:, None] * (0.5 if frame == 0 else 1.0))
         for side, step in enumerate((1, -1)):
@@ -96,12 +112,25 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
         shape=torch.cat(shape, 1),
         centre=torch.cat(centre, 1),
         where=torch.cat(where, 1),
+        path=torch.cat(path, 1),
+        ways=torch.cat(ways, 1),
+        track=torch.cat(track, 1),
+        # What moves is what is to be learnt, and is few patches.
+        track_weight=(1 + 4 * torch.cat(covered, 1).float()) * unchanging[:, None],
     )
 
 
 def _of_cover(values: Tensor, layer: Tensor) -> Tensor:
     # values (B, S) of the objects, layer (B, P) of the patches, -1 for the background -> (B, P), 0 for the background.
     return torch.cat((torch.zeros_like(values[:, :1]), values), 1).gather(1, layer + 1)
+
+
+def _tracks(scenes: Scenes, at: Tensor, prompts: Tensor, points: Tensor) -> Tensor:
+    # How far away the content of points (P, 2) of the frames at `at` (B, 1) is at (B, N): (B, P, N, 2) screens. What
+    # has left the picture is followed for a screen at most.
+    num = prompts.shape[1]
+    found, _ = match_points(scenes, at.expand(-1, num), prompts, points)
+    return (found - points).clamp(-1, 1).transpose(1, 2)
 
 
 def _middles(scenes: Scenes, at: Tensor, grid: tuple[int, int], layer: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,6 +208,20 @@ def where_loss(predicted: Tensor, targets: MotionTargets, keep: Tensor) -> Tenso
     return (error * weight).sum() / weight.sum().clamp_min(1)
 
 
+def track_loss(predicted: Tensor, targets: MotionTargets, keep: Tensor) -> Tensor:
+    """Compare distances read off each patch, (B, Q, 2 N), with the truth (smooth L1)."""
+    wanted = targets.track[:, keep].flatten(2) / FLOW_SCALE
+    error = F.smooth_l1_loss(predicted, wanted, beta=0.3, reduction="none").mean(-1)
+    weight = targets.track_weight[:, keep]
+    return (error * weight).sum() / weight.sum().clamp_min(1)
+
+
+def known_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Give the mean cross entropy of logits (..., C) over the labels (...) that are known; zero where none is."""
+    total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp_min(1)
+
+
 @contextmanager
 def watch_attention(block: nn.Module) -> Iterator[list[Tensor]]:
     """Collect the attention scores of heads 0 and 1 of a SigLIP block while it runs, without touching the block.
@@ -208,7 +251,7 @@ def watch_attention(block: nn.Module) -> Iterator[list[Tensor]]:
 class MotionHeads(nn.Module):
     """Read motion off ViT tokens with linear maps; used in training, never saved with the model."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, num_prompt_frames: int = 4) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.flow = nn.Linear(width, 2)
@@ -219,9 +262,12 @@ class MotionHeads(nn.Module):
         self.camera = nn.Linear(width, len(CAMERA_KINDS))
         self.direction = nn.Linear(width, len(LABELS))
         self.where = nn.Linear(width, 2)
+        self.path = nn.Linear(width, len(LABELS))
+        self.ways = nn.Linear(width, 2 * len(DIRECTIONS))
+        self.track = nn.Linear(width, 2 * max(num_prompt_frames, 1))  # a map to nothing cannot be initialised
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Map tokens (B, Q, C) to predictions: flow to centre and where per token, camera and direction per clip."""
+        """Map tokens (B, Q, C) to predictions: camera and direction per clip, the rest per token."""
         tokens = self.norm(tokens)
         mean = tokens.mean(1)
         return {
@@ -231,6 +277,9 @@ class MotionHeads(nn.Module):
             "shape": self.shape(tokens),
             "centre": self.centre(tokens).squeeze(-1),
             "where": self.where(tokens),
+            "path": self.path(tokens),
+            "ways": self.ways(tokens).unflatten(-1, (2, len(DIRECTIONS))),
+            "track": self.track(tokens),
             "camera": self.camera(mean),
             "direction": self.direction(mean),
         }

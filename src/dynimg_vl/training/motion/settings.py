@@ -57,9 +57,12 @@ class WorldSettings:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Say what a stage's batches hold; see `recipes/motion_cpu.yaml`.
+    """Say what the batches of a lesson hold; see `recipes/motion_cpu.yaml`.
 
-    With `world`, clips and questions are those of a planned world, and the two shares have no meaning.
+    With `world`, clips and questions are those of a planned world, and the two shares have no meaning. With
+    `one_object`, clips hold one object, all of a batch near one place at the keyframe, and the keyframe tokens about it
+    are taken instead of any: a small part of the picture has all that is asked about. Without `has_strip`, no prompt
+    frame is shown.
     """
 
     batch_size: int
@@ -67,6 +70,8 @@ class BatchPlan:
     num_questions: int
     camera_share: float = CAMERA_SHARE
     choice_share: float = 0.0
+    one_object: bool = False
+    has_strip: bool = True
     world: WorldPlan | None = None
 
     @classmethod
@@ -77,9 +82,22 @@ class BatchPlan:
             InputError: where a key is unknown or missing, or a value is not possible.
         """
         given = read_fields(cls, values, where)
+        for name in ("one_object", "has_strip"):
+            if not isinstance(given.get(name, False), bool):
+                raise InputError(f"{where}: {name} must be true or false, got {given[name]!r}")
         if "world" in given:
             given["world"] = WorldPlan.from_values(given["world"], f"{where}.world")
-        return cls(**given)
+        plan = cls(**given)
+        _check_least("batch_size", plan.batch_size, 1, where)
+        for name in ("num_keyframe_tokens", "num_questions"):
+            _check_least(name, getattr(plan, name), 0, where)
+        for name in ("camera_share", "choice_share"):
+            _check_share(name, getattr(plan, name), where)
+        if not plan.has_strip and plan.num_keyframe_tokens == 0:
+            raise InputError(f"{where}: without strip, num_keyframe_tokens must be at least 1")
+        if plan.one_object and plan.world is not None and plan.world.min_objects > 1:
+            raise InputError(f"{where}: one_object needs a world of one object, this one has {plan.world.min_objects}")
+        return plan
 
 
 @dataclass(frozen=True)
@@ -96,6 +114,9 @@ class LossWeights:
     shape: float = 0.0
     centre: float = 0.0
     where: float = 0.0
+    path: float = 0.0
+    ways: float = 0.0
+    track: float = 0.0
 
     @property
     def is_text_only(self) -> bool:
@@ -108,24 +129,62 @@ class LossWeights:
         return LossWeights(**{name: value * factors.get(name, heads) for name, value in vars(self).items()})
 
 
-OF_MOTION = ("attention", "flow", "camera", "direction")
+OF_MOTION = ("attention", "flow", "camera", "direction", "path", "ways", "track")
 """Losses of which the answer lies in more than one frame."""
 DENSE = (*OF_MOTION, "covered", "kind", "shape", "centre", "where")
-"""All losses but that on text; without prompt frames there are none."""
+"""All losses but that on text; a model without prompt frames has none."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Hold what is learnt from in a step: a kind of batch, and how its losses count."""
+
+    batch: BatchPlan
+    losses: LossWeights = field(default_factory=LossWeights)
+
+    @classmethod
+    def parts_from_values(cls, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Read `batch` and `losses` of what is given.
+
+        Raises:
+            InputError: where a key is unknown or missing, a value is not possible, or text has no questions.
+        """
+        batch = BatchPlan.from_values(given["batch"], f"{where}.batch")
+        losses = LossWeights(**read_fields(LossWeights, given.get("losses", {}), f"{where}.losses"))
+        if batch.num_questions == 0 and losses.text:
+            raise InputError(f"{where}: without questions there is no loss on text; set losses: {{text: 0.0}}")
+        return {"batch": batch, "losses": losses}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Hold one stage: how many steps of what batches, the losses, and how far the learning rate falls."""
+    """Hold one stage: how many steps of what batches, the losses, and how far the learning rate falls.
+
+    `beside` is a second lesson: each step learns from one batch of each.
+    """
 
     name: str
     steps: int
     batch: BatchPlan
     losses: LossWeights = field(default_factory=LossWeights)
+    beside: Lesson | None = None
     warmup_steps: int = 60
     rate: float = 1.0
     constant_share: float = 1.0
     final_rate: float = 0.02
+
+    @property
+    def lessons(self) -> dict[str, Lesson]:
+        """Give all that a step learns from, by its place in a recipe."""
+        lessons = {f"stages.{self.name}": Lesson(self.batch, self.losses)}
+        return lessons if self.beside is None else {**lessons, f"stages.{self.name}.beside": self.beside}
+
+    def scaled(self, attention: float, heads: float) -> "Stage":
+        """Multiply the weights of the training-only losses."""
+        beside = self.beside
+        if beside is not None:
+            beside = replace(beside, losses=beside.losses.scaled(attention, heads))
+        return replace(self, losses=self.losses.scaled(attention, heads), beside=beside)
 
     def rate_at(self, step: int) -> float:
         """Give the factor on all learning rates: warm-up, constant, then linear to `final_rate`."""
@@ -144,20 +203,14 @@ class Stage:
             InputError: where a key is unknown or missing, or a value is not possible.
         """
         given = read_fields(cls, values, where)
-        given["batch"] = BatchPlan.from_values(given["batch"], f"{where}.batch")
-        if "losses" in given:
-            given["losses"] = LossWeights(**read_fields(LossWeights, given["losses"], f"{where}.losses"))
+        given |= Lesson.parts_from_values(given, where)
+        if "beside" in given:
+            beside = read_fields(Lesson, given["beside"], f"{where}.beside")
+            given["beside"] = Lesson(**Lesson.parts_from_values(beside, f"{where}.beside"))
         stage = cls(**given)
         _check_least("steps", stage.steps, 1, where)
         _check_least("warmup_steps", stage.warmup_steps, 0, where)
-        _check_least("batch_size", stage.batch.batch_size, 1, f"{where}.batch")
-        for name in ("num_keyframe_tokens", "num_questions"):
-            _check_least(name, getattr(stage.batch, name), 0, f"{where}.batch")
-        for name in ("camera_share", "choice_share"):
-            _check_share(name, getattr(stage.batch, name), f"{where}.batch")
         _check_share("constant_share", stage.constant_share, where)
-        if stage.batch.num_questions == 0 and stage.losses.text:
-            raise InputError(f"{where}: without questions there is no loss on text; set losses: {{text: 0.0}}")
         return stage
 
 
@@ -184,7 +237,7 @@ class Schedule:
 
     def scaled(self, attention: float, heads: float) -> "Schedule":
         """Multiply the weights of the training-only losses in all stages."""
-        return Schedule(tuple(replace(each, losses=each.losses.scaled(attention, heads)) for each in self.stages))
+        return Schedule(tuple(each.scaled(attention, heads) for each in self.stages))
 
     def check_stage(self, prompt_stage: str) -> None:
         """Make sure that every stage has something to learn, given where prompt frames meet the keyframe.
@@ -192,19 +245,22 @@ class Schedule:
         Raises:
             InputError: where a loss asks for what patches cannot see, or a stage has no loss or shows nothing.
         """
-        vain = {"before": (), "none": DENSE}.get(prompt_stage, OF_MOTION)
-        for stage in self.stages:
-            if not any(vars(stage.losses).values()):
-                raise InputError(f"stages.{stage.name}: all losses are 0, so that nothing would learn; leave it out")
-            asked = [name for name in vain if getattr(stage.losses, name)]
+        blind = {"before": (), "none": DENSE}.get(prompt_stage, OF_MOTION)
+        for where, lesson in (pair for stage in self.stages for pair in stage.lessons.items()):
+            if not any(vars(lesson.losses).values()):
+                raise InputError(f"{where}: all losses are 0, so that nothing would learn; leave it out")
+            has_strip = lesson.batch.has_strip
+            if not has_strip and prompt_stage == "after":
+                raise InputError(f"{where}: has_strip: false needs composed pictures, prompt_stage: after has none")
+            asked = [name for name in (blind if has_strip else blind or OF_MOTION) if getattr(lesson.losses, name)]
             if asked:
+                why = f"with prompt_stage: {prompt_stage}" if has_strip else "without strip"
                 raise InputError(
-                    f"stages.{stage.name}: no patch sees another frame with prompt_stage: {prompt_stage}, so "
-                    f"{', '.join(asked)} cannot be learnt; give losses of 0, or --motion_attention_loss 0 "
-                    "--motion_heads_loss 0"
+                    f"{where}: no patch sees another frame {why}, so {', '.join(asked)} cannot be learnt; give "
+                    "losses of 0, or --motion_attention_loss 0 --motion_heads_loss 0"
                 )
-            if prompt_stage == "none" and stage.batch.num_keyframe_tokens == 0:
-                raise InputError(f"stages.{stage.name}: without prompt frames, num_keyframe_tokens must be at least 1")
+            if prompt_stage == "none" and lesson.batch.num_keyframe_tokens == 0:
+                raise InputError(f"{where}: without prompt frames, num_keyframe_tokens must be at least 1")
 
     @property
     def ends(self) -> list[int]:

@@ -9,6 +9,9 @@ from .data import MotionBatch, MotionDataset, View
 from .pictures import VALIDATION_SEED, training_pictures, validation_pictures
 from .settings import Schedule, Stage, WorldSettings
 
+_BESIDE = 7_919
+"""Sets the seeds of batches that are drawn beside others apart from theirs."""
+
 
 class StagedDataset(Dataset):
     """Give batch `index` of a run, whole, as the one sample that the trainer sees: a pure function of seed and index.
@@ -32,15 +35,18 @@ class StagedDataset(Dataset):
         self.schedule, self.batches_per_step = schedule, batches_per_step
         self.pictures = training_pictures(world)
         self.parts = [
-            MotionDataset(
-                stage.batch,
-                view,
-                stage.steps * batches_per_step,
-                world.seed * 97 + number,
-                tokenizer if stage.losses.text else None,
-                chat_share=world.chat_share,
-                with_targets=not stage.losses.is_text_only,
-            )
+            [
+                MotionDataset(
+                    lesson.batch,
+                    view,
+                    stage.steps * batches_per_step,
+                    world.seed * 97 + number + _BESIDE * rank,
+                    tokenizer if lesson.losses.text else None,
+                    chat_share=world.chat_share,
+                    with_targets=not lesson.losses.is_text_only,
+                )
+                for rank, lesson in enumerate(stage.lessons.values())
+            ]
             for number, stage in enumerate(schedule.stages)
         ]
 
@@ -51,8 +57,9 @@ class StagedDataset(Dataset):
         """Draw a batch: the arguments of `MotionLearner.forward`."""
         step, part = divmod(index, self.batches_per_step)
         number, within = self.schedule.locate(step)
-        batch = self.parts[number].draw(within * self.batches_per_step + part, self.pictures.at(index))
-        return as_sample(batch, self.schedule.stages[number])
+        pictures = self.pictures.at(index)
+        batches = [each.draw(within * self.batches_per_step + part, pictures) for each in self.parts[number]]
+        return as_sample(batches, self.schedule.stages[number])
 
 
 class ValidationBatches:
@@ -71,24 +78,31 @@ class ValidationBatches:
     def __len__(self) -> int:
         return self.world.validation_batches
 
-    def of(self, stage: Stage) -> MotionDataset:
-        """Give the batches of a stage: every question in its first wording, none as a turn of a chat."""
-        return MotionDataset(
-            stage.batch,
-            self.view,
-            len(self),
-            VALIDATION_SEED,
-            self.tokenizer if stage.losses.text else None,
-            bank=None if self._pictures is None else self._pictures.bank,
-            chat_share=0.0,
-            vary=False,
-            with_targets=not stage.losses.is_text_only,
-        )
+    def of(self, stage: Stage) -> list[MotionDataset]:
+        """Give the batches of each lesson of a stage: questions in their first wording, none as a turn of a chat."""
+        return [
+            MotionDataset(
+                lesson.batch,
+                self.view,
+                len(self),
+                VALIDATION_SEED,
+                self.tokenizer if lesson.losses.text else None,
+                bank=None if self._pictures is None else self._pictures.bank,
+                chat_share=0.0,
+                vary=False,
+                with_targets=not lesson.losses.is_text_only,
+            )
+            for lesson in stage.lessons.values()
+        ]
 
 
-def as_sample(batch: MotionBatch, stage: Stage) -> dict[str, Any]:
-    """Make a batch the arguments of `MotionLearner.forward`."""
-    return {**batch.as_inputs(), "weights": dict(vars(stage.losses))}
+def as_sample(batches: list[MotionBatch], stage: Stage) -> dict[str, Any]:
+    """Make a batch of each lesson of a stage the arguments of `MotionLearner.forward`."""
+    first, *others = (
+        {**batch.as_inputs(), "weights": dict(vars(lesson.losses))}
+        for batch, lesson in zip(batches, stage.lessons.values(), strict=True)
+    )
+    return {**first, "beside": others[0]} if others else first
 
 
 def take_only(samples: list[dict[str, Any]]) -> dict[str, Any]:

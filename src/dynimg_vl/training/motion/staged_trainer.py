@@ -38,7 +38,7 @@ def build_learner(model: Any, tokenizer: PreTrainedTokenizerBase, path: str | No
         tokenizer: of the model.
         path: the folder that the model is from; heads that lie beside it and fit are taken up.
     """
-    heads = MotionHeads(model.config.vision_config.hidden_size)
+    heads = MotionHeads(model.config.vision_config.hidden_size, model.config.num_prompt_frames)
     file = None if path is None else Path(path) / HEADS_FILE
     if file is not None and file.is_file():
         own = heads.state_dict()
@@ -132,11 +132,12 @@ class StagedTrainer(DynImgTrainer):
         began = time.monotonic()
         learner: Any = self.model
         learner.eval()
-        batches = self.validation.of(stage)
-        for number in range(len(batches)):
-            batch = batches[number]
+        lessons = self.validation.of(stage)
+        for number in range(len(self.validation)):
+            batches = [lesson[number] for lesson in lessons]
+            batch = batches[0]
             with torch.no_grad():
-                inputs: Any = self._prepare_inputs(as_sample(batch, stage))
+                inputs: Any = self._prepare_inputs(as_sample(batches, stage))
                 outputs = learner(**inputs)
             averages.add(outputs["losses"], 1)
             if batch.text is not None:

@@ -19,8 +19,19 @@ from ...layout import DynImgLayout
 from ...model import DynImgForConditionalGeneration
 from ...model.tile_encoding import encode_apart, frame_of_patches
 from ...motion.wordings import ALL_FAMILIES
-from .data import IGNORE, MotionBatch, PackedText, View
-from .losses import MotionHeads, MotionTargets, attention_loss, flow_loss, frame_grids, watch_attention, where_loss
+from .data import MotionBatch, PackedText, View, tile_tokens
+from .losses import (
+    IGNORE,
+    MotionHeads,
+    MotionTargets,
+    attention_loss,
+    flow_loss,
+    frame_grids,
+    known_cross_entropy,
+    track_loss,
+    watch_attention,
+    where_loss,
+)
 
 ATTENTION_BLOCK = 1
 """The ViT block whose first two heads are supervised: the second."""
@@ -47,6 +58,7 @@ class MotionLearner(nn.Module):
 
     head: Tensor
     frame_rank: Tensor
+    strip_tokens: Tensor
     frame_number: Tensor
 
     def __init__(self, model: DynImgForConditionalGeneration, heads: MotionHeads, head: Tensor) -> None:
@@ -68,6 +80,9 @@ class MotionLearner(nn.Module):
         self.register_buffer("head", head, persistent=False)
         rank = _frame_order(self.layout.patch_grid, frame_patches(self.layout))
         self.register_buffer("frame_rank", rank, persistent=False)
+        key = tile_tokens(self.layout, 0)
+        tokens = torch.arange(self.layout.tokens_per_dynimg)
+        self.register_buffer("strip_tokens", tokens[~torch.isin(tokens, key)], persistent=False)
         self.register_buffer("frame_number", frame_of_patches(self.layout), persistent=False)
 
     def forward(
@@ -79,22 +94,28 @@ class MotionLearner(nn.Module):
         direction_id: Tensor,
         text: dict[str, Tensor] | None,
         weights: dict[str, float],
+        beside: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Compute a batch as `MotionBatch.as_inputs` gives it, and the weights of the losses by name.
 
         Returns:
-            `loss`, the losses by name in `losses`, and with text `correct` (B, L): which tokens were predicted.
+            `loss`, the losses by name in `losses`, and with text `correct` (B, L): which tokens were predicted. What is
+            learnt `beside`, given alike, adds to the loss, and its losses are called `beside_` something.
         """
         inputs = {"pixels": pixels, "keep_tokens": keep_tokens, "targets": targets, "text": text}
         batch = MotionBatch.from_inputs({**inputs, "camera_id": camera_id, "direction_id": direction_id})
         losses, correct = self.losses(batch)
         total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-        found = {"loss": total, "losses": {name: value.detach() for name, value in losses.items()}}
+        found: dict[str, Any] = {"loss": total, "losses": {name: value.detach() for name, value in losses.items()}}
+        if beside is not None:
+            other = self.forward(**beside)  # not as a module: hooks of FSDP are for the step as a whole
+            found["loss"] = total + other["loss"]
+            found["losses"] |= {f"beside_{name}": value for name, value in other["losses"].items()}
         return found if correct is None else {**found, "correct": correct}
 
     def losses(self, batch: MotionBatch) -> tuple[dict[str, Tensor], Tensor | None]:
         """Give the losses by name, and for each text position whether its token was predicted (None without text)."""
-        watched = batch.targets is not None
+        watched = batch.targets is not None and bool(torch.isin(batch.keep_tokens, self.strip_tokens).any())
         features, visual, scores = self.encode(batch.pixels, batch.keep_tokens, watched)
         losses = {} if batch.targets is None else self.dense_losses(features, scores, batch, batch.targets)
         correct = None
@@ -117,6 +138,9 @@ class MotionLearner(nn.Module):
         if scores is not None:
             losses["attention"] = attention_loss(scores, targets, self.layout, keep)
             losses["flow"] = flow_loss(read["flow"], targets, keep)
+            losses["track"] = track_loss(read["track"], targets, keep)
+            for name in ("path", "ways"):
+                losses[name] = known_cross_entropy(read[name], getattr(targets, name)[:, keep])
         losses["covered"] = F.binary_cross_entropy_with_logits(read["covered"], targets.covered[:, keep].float())
         losses["kind"] = F.cross_entropy(read["kind"].flatten(0, 1), targets.kind[:, keep].flatten())
         losses["shape"] = F.cross_entropy(read["shape"].flatten(0, 1), targets.shape[:, keep].flatten())
@@ -127,7 +151,7 @@ class MotionLearner(nn.Module):
         if scores is not None:
             for name, known in (("camera", batch.camera_id), ("direction", batch.direction_id)):
                 logits = read[name].unflatten(0, (-1, self.view.num_dynimgs)).mean(1)  # of the whole clip
-                losses[name] = _known_cross_entropy(logits, known)
+                losses[name] = known_cross_entropy(logits, known)
         return losses
 
     def kept_patches(self, keep_tokens: Tensor) -> Tensor:
@@ -236,12 +260,6 @@ def frame_patches(layout: DynImgLayout) -> Tensor:
         top, left = tile.top // size, tile.left // size
         parts.append(grid[top : top + rows, left : left + columns].flatten())
     return torch.cat(parts)
-
-
-def _known_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    # Zero, not nan, where no clip of the batch has a known answer.
-    total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-    return total / (labels != IGNORE).sum().clamp_min(1)
 
 
 def _frame_order(patch_grid: int, order: Tensor) -> Tensor:
