@@ -14,9 +14,16 @@ from dynimg_vl.cli import main
 from dynimg_vl.training.checkpoints import is_complete, last_checkpoint
 from dynimg_vl.training.motion.export import export_model
 from motion_runs import STAGES, TEXT_ONLY, motion_recipe, save_tokenizer, tiny_learner
-from runs import after_step, command, environment, same_weights, stop_after, train_here, weights
+from runs import after_step, command, environment, same_weights, stop_after, train_here, train_there, weights
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+WINDOW = {
+    "batch": {
+        "batch_size": 3, "num_keyframe_tokens": 3, "num_questions": 1, "one_object": True, "has_strip": False,
+        "world": {"families": ["shape_of"]},
+    },
+    "losses": dict.fromkeys(("attention", "flow", "camera", "direction"), 0.0) | {"shape": 1.0},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +94,7 @@ def test_two_batches_a_step_are_two_other_batches(recipe_of, tmp_path, monkeypat
 
 def test_what_is_learnt_beside_is_logged_measured_and_gone_on_with_and_changes_no_other_batch(recipe_of, tmp_path):
     alone = {**STAGES[1], "steps": 3, "batch": {**STAGES[1]["batch"], "num_keyframe_tokens": 4}}
-    losses = dict.fromkeys(("attention", "flow", "camera", "direction"), 0.0) | {"shape": 1.0}
-    window = {"batch_size": 3, "num_keyframe_tokens": 3, "num_questions": 1, "one_object": True, "has_strip": False}
-    both = [{**alone, "beside": {"batch": {**window, "world": {"families": ["shape_of"]}}, "losses": losses}}]
+    both = [{**alone, "beside": WINDOW}]
     train_here(recipe_of(output="straight", stages=both, eval_strategy="steps", eval_steps=2))
     parts = recipe_of(output="parts", stages=both, eval_strategy="steps", eval_steps=2)
     assert train_here(parts, max_steps=2).step == 2
@@ -261,6 +266,18 @@ def test_a_run_goes_on_with_the_same_recipe_only(recipe_of):
     assert train_here(recipe, **{"stages.whole.steps": 4, "resume": "force"}).step == 6
     with pytest.raises(InputError, match="resume must be true, false or force"):
         train_here(recipe, resume="maybe")
+
+
+@pytest.mark.slow
+def test_two_processes_with_what_is_learnt_beside_are_accumulated_batches(recipe_of, tmp_path):
+    stages = [{**STAGES[1], "beside": WINDOW}]
+    train_here(recipe_of(output="one", stages=stages, gradient_accumulation_steps=2))
+    train_there(recipe_of(output="two", stages=stages, num_processes=2), num_processes=2)
+    one, two = (steps_of(tmp_path / name) for name in ("one", "two"))
+    assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], abs=1e-4)
+    assert [row["beside_shape"] for row in two] == pytest.approx([row["beside_shape"] for row in one], abs=1e-3)
+    ends = [weights(tmp_path / name / "model") for name in ("one", "two")]
+    assert max((value - ends[1][name]).abs().max().item() for name, value in ends[0].items()) < 1e-4
 
 
 @pytest.mark.slow

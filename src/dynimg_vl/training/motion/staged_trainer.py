@@ -1,6 +1,7 @@
 """The trainer on the motion world: the project's own, with a schedule of stages and losses that are logged by name."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,16 @@ class StagedTrainer(DynImgTrainer):
         if "loss" in logs:
             step, now = self.state.global_step, time.monotonic()
             index, _ = self.schedule.locate(max(step - 1, 0))
-            logs = {**logs, "stage": index + 1, **self._averages.take()}
+            # Every process logs at the same steps, and each of them saw batches of its own.
+            logs = {**logs, "stage": index + 1, **self._averages.take(self._sum_over_processes)}
             if self._last_log is not None and step > self._last_log[0]:
                 logs["step_seconds"] = round((now - self._last_log[1]) / (step - self._last_log[0]), 4)
             self._last_log = step, now
         super().log(logs, *args, **kwargs)
+
+    def _sum_over_processes(self, values: Tensor) -> Tensor:
+        whole: Any = self.accelerator.reduce(values, "sum")
+        return whole
 
     # --- validation ----------------------------------------------------------------------------------------------
 
@@ -215,8 +221,14 @@ class Averages:
             self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value.detach() * weight
             self._weights[name] = self._weights.get(name, 0.0) + weight
 
-    def take(self) -> dict[str, float]:
-        """Give the means and start over."""
-        means = {name: round(float(total) / self._weights[name], 4) for name, total in self._sums.items()}
+    def take(self, reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """Give the means and start over; `reduce` adds up what several processes have, sums and weights (2, n)."""
+        if not self._sums:
+            return {}
+        sums = torch.stack(list(self._sums.values())).float()
+        both = torch.stack((sums, sums.new_tensor(list(self._weights.values()))))
+        if reduce is not None:
+            both = reduce(both)
+        means = dict(zip(self._sums, (both[0] / both[1]).tolist(), strict=True))
         self._sums, self._weights = {}, {}
-        return means
+        return {name: round(value, 4) for name, value in means.items()}
