@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dynimg_vl.motion import render as drawing
 from dynimg_vl.motion.paths import KINDS
 from dynimg_vl.motion.render import match_points, pixel_points, render, truth_at
 from dynimg_vl.motion.textures import PictureBank, procedural_pictures
-from dynimg_vl.motion.world import CAMERA_KINDS, DIRECTIONS, object_centres, sample_scenes
+from dynimg_vl.motion.world import CAMERA_KINDS, DIRECTIONS, object_centres, object_distance, sample_scenes
 from dynimg_vl.training.motion.heldout import halted_scene
 
 VISIBLE = ("position", "radius", "aspect", "angle", "tint", "shape_id", "colour_id", "textured", "outlined")
@@ -142,6 +143,24 @@ def test_matches_show_the_same_colour(bank):
     assert float(error.median()) < 0.01
     assert float((error > 0.1).float().mean()) < 0.05
     assert 0.3 < float(visible.float().mean()) < 0.98
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_only_points_near_an_object_are_asked_about_it_and_no_pixel_changes(num, bank, monkeypatch):
+    asked = []
+
+    def watch(part, times, points):
+        asked.append(points.shape[2])
+        return object_distance(part, times, points)
+
+    monkeypatch.setattr(drawing, "object_distance", watch)
+    few = [sample_scenes(num, len(bank), seeded(seed), 0.5) for seed in range(20)]
+    times = torch.linspace(-1, 1, 6).expand(num, 6)
+    fast = [render(scene, bank, times, (45, 60), seeded(1)) for scene in few]
+    assert min(asked) < 45 * 60 / 4
+    monkeypatch.setattr(drawing, "_points_near", lambda part, times, points, edge: torch.arange(len(points)))
+    for scene, drawn in zip(few, fast, strict=True):
+        assert torch.equal(render(scene, bank, times, (45, 60), seeded(1)), drawn)
 
 
 def test_velocity_is_the_derivative_of_the_match():

@@ -1,6 +1,7 @@
 """Draw the motion world: scenes and times in, pixels out; and the dense truth that training-only losses use."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,19 +53,38 @@ def render_points(
 
 
 def _at_once(scenes: Scenes, pictures: Tensor, times: Tensor, points: Tensor, width: int) -> Tensor:
-    spread = points.expand(*times.shape, -1, -1)
-    seen = _background(scenes, pictures, times, spread)
+    seen = _background(scenes, pictures, times, points.expand(*times.shape, -1, -1))
     edge = 0.7 / width
     for place in range(scenes.present.shape[1]):
         here = scenes.present[:, place].nonzero().squeeze(1)
         if len(here) == 0:
             continue
         part = scenes.rows(here).places(place)
-        distance = object_distance(part, times[here], spread[here])[..., 0]
+        near = _points_near(part, times[here], points, edge)
+        if len(near) == 0:
+            continue
+        whole: Any = here
+        if len(near) < len(points):
+            whole = here[:, None, None], torch.arange(times.shape[1], device=times.device)[:, None], near
+        spread = points[near].expand(len(here), times.shape[1], -1, -1)
+        distance = object_distance(part, times[here], spread)[..., 0]
         cover = (0.5 - distance / (2 * edge)).clamp(0, 1)
-        colour = _surface(part, pictures, times[here], spread[here], distance)
-        seen[here] += (colour - seen[here]) * cover[..., None]
+        colour = _surface(part, pictures, times[here], spread, distance)
+        seen[whole] += (colour - seen[whole]) * cover[..., None]
     return seen
+
+
+def _points_near(part: Scenes, times: Tensor, points: Tensor, edge: float) -> Tensor:
+    # The numbers of the points (P, 2) in one box around the only objects of all clips at all times. For the few frames
+    # of one clip that are drawn together, most of the picture lies outside.
+    stretch = part.aspect.sqrt()
+    # A shape ends within 1.2 radii of its middle; at a corner its edge reaches twice its width further.
+    reach = 1.25 * part.radius * torch.maximum(stretch, 1 / stretch) + 4 * edge
+    reach = (reach / (part.zoom[:, None] * times).exp().clamp_max(1))[..., None]
+    reach = torch.stack((reach, reach / 0.75), -1)
+    centres = object_centres(part, times)
+    low, high = (centres - reach).amin((0, 1, 2)), (centres + reach).amax((0, 1, 2))
+    return ((points >= low) & (points <= high)).all(-1).nonzero().squeeze(1)
 
 
 def _background(scenes: Scenes, pictures: Tensor, times: Tensor, points: Tensor) -> Tensor:
