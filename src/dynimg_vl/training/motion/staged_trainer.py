@@ -115,15 +115,11 @@ class StagedTrainer(DynImgTrainer):
             step, now = self.state.global_step, time.monotonic()
             index, _ = self.schedule.locate(max(step - 1, 0))
             # Every process logs at the same steps, and each of them saw batches of its own.
-            logs = {**logs, "stage": index + 1, **self._averages.take(self._sum_over_processes)}
+            logs = {**logs, "stage": index + 1, **self._averages.take(self.accelerator.reduce)}
             if self._last_log is not None and step > self._last_log[0]:
                 logs["step_seconds"] = round((now - self._last_log[1]) / (step - self._last_log[0]), 4)
             self._last_log = step, now
         super().log(logs, *args, **kwargs)
-
-    def _sum_over_processes(self, values: Tensor) -> Tensor:
-        whole: Any = self.accelerator.reduce(values, "sum")
-        return whole
 
     # --- validation ----------------------------------------------------------------------------------------------
 
