@@ -1,7 +1,8 @@
 """Ask a model simple things about real videos: `python scripts/eval_real_clips.py VIDEOS -o real_clips.json`.
 
 What is true was written down (`benchmarks/real_clips.json`) from looking at the five frames that the model sees, before
-any answer was; what these frames do not decide is left out. VIDEOS is a folder that holds the files named there.
+any answer was; what these frames do not decide is left out. VIDEOS is a folder that holds the files named there; a name
+may end in a stretch of seconds, as addresses of media have it: `walk.mp4#t=6.2,7.4`.
 """
 
 import argparse
@@ -21,16 +22,30 @@ from dynimg_vl.training.motion.report import describe_machine
 from dynimg_vl.training.motion.scores import is_right
 
 TRUTH = Path(__file__).parents[1] / "benchmarks" / "real_clips.json"
-QUESTIONS = {"anything": "Does anything move?", "camera": "How does the camera move?"}
+QUESTIONS = {
+    "anything": "Does anything move?",
+    "camera": "How does the camera move?",
+    "direction": "Which way does the object move?",
+}
 
 
-def answers_of(respondent: Respondent, folder: Path, names: list[str]) -> dict[str, dict[str, str]]:
-    """Answer all questions about all clips, by clip and question."""
+def split_name(name: str) -> tuple[str, tuple[float, float] | None]:
+    """Split a name into that of its file and its stretch in seconds, if it has one."""
+    file, _, stretch = name.partition("#t=")
+    if not stretch:
+        return file, None
+    start, end = (float(part) for part in stretch.split(","))
+    return file, (start, end)
+
+
+def answers_of(respondent: Respondent, folder: Path, truth: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Answer what is asked about each clip, by clip and question."""
     found = {}
-    for name in names:
-        video = respondent.processor.video_processor.load(str(folder / name), num_dynimgs=1)
-        given = respondent.answer_all([(video, question) for question in QUESTIONS.values()])
-        found[name] = dict(zip(QUESTIONS, given, strict=True))
+    for name, known in truth.items():
+        file, stretch = split_name(name)
+        video = respondent.processor.video_processor.load(str(folder / file), num_dynimgs=1, clip=stretch)
+        given = respondent.answer_all([(video, QUESTIONS[question]) for question in known])
+        found[name] = dict(zip(known, given, strict=True))
     return found
 
 
@@ -40,7 +55,7 @@ def count(truth: dict[str, dict[str, str]], answers: dict[str, dict[str, str]]) 
     for question in QUESTIONS:
         asked, right = Counter[str](), Counter[str]()
         for name, known in truth.items():
-            if wanted := known[question]:
+            if wanted := known.get(question, ""):
                 hit = is_right(wanted, answers[name][question], False)
                 asked.update([wanted, "all"])
                 right.update([wanted, "all"] if hit else [])
@@ -57,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     truth = json.loads(TRUTH.read_text())
-    answers = answers_of(Respondent(*load_pretrained(options.model or embedded_model())), options.videos, list(truth))
+    answers = answers_of(Respondent(*load_pretrained(options.model or embedded_model())), options.videos, truth)
     table = count(truth, answers)
     print(json.dumps(table, indent=1))
     if options.out:
