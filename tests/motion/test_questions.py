@@ -176,6 +176,15 @@ def test_a_choice_offers_what_is_in_the_picture_first(clips):
     assert seen > 100
 
 
+@pytest.mark.parametrize("family", ["direction", "camera", "first"])
+def test_the_share_of_clips_that_are_asked_about_a_family_is_known(clips, family):
+    rng, rates = np.random.default_rng(4), ask_rates()
+    share = rates.share((family,))
+    asked = sum(bool(rates.ask(facts, 1, rng, (family,))) for facts in clips)
+    assert abs(asked / len(clips) - share) < 4 * (share * (1 - share) / len(clips)) ** 0.5
+    assert rates.share((family, "unknown")) >= share
+
+
 def words_of(text):
     return set(re.findall(r"[\w']+|[^\w\s]", text))
 

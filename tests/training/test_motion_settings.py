@@ -83,6 +83,13 @@ def test_an_unknown_key_of_the_section_training_or_of_a_part_is_named_before_any
         ({"stages.1.name": "strip"}, "two have the same name"),
         ({"stages.1.batch.camera_share": 1.2}, "camera_share must be a share from 0 to 1"),
         ({"stages.1.batch.num_questions": 0}, "without questions there is no loss on text"),
+        ({"stages.1.batch.families": ["direction", "way"]}, "families must be a list of direction, .*; got 'way'"),
+        ({"stages.1.batch.families": "direction"}, "families must be a list of .*; got 'direction'"),
+        ({"stages.1.batch.families": []}, r"families must be a list of .*; got \[\]"),
+        (
+            {"stages.1.batch.families": ["direction"], "stages.1.batch.world": PAIRS},
+            "families of a planned world are given with it",
+        ),
         ({"stages.1.batch.one_object": 1}, "one_object must be true or false, got 1"),
         ({"stages.1.batch.one_object": True, "stages.1.batch.world": PAIRS}, "one_object needs a world of one object"),
         (

@@ -1,6 +1,7 @@
 """A step on the motion world computes what the model computes, however the model is shown a clip."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from dynimg_vl.motion.paths import KINDS
 from dynimg_vl.motion.plan import WorldPlan
 from dynimg_vl.motion.questions import Exchange
 from dynimg_vl.motion.textures import PictureBank
+from dynimg_vl.motion.wordings import PATH_ANSWERS
 from dynimg_vl.motion.world import sample_scenes
 from dynimg_vl.training.motion.data import (
     BatchPlan,
@@ -167,6 +169,21 @@ def test_one_object_is_in_the_tokens_about_a_place(world, tokenizer, bank):
         asked |= set(batch.text.family.unique().tolist())
     assert len(places) > 10
     assert len(asked) > 5 if world is None else len(asked) == 2  # with -1, of what is padded
+
+
+def test_only_what_is_asked_for_is_asked_and_each_answer_as_often(tokenizer, bank):
+    learner = tiny_learner(tokenizer)
+    plan = BatchPlan(30, 4, 1, families=("direction",))
+    dataset = MotionDataset(plan, learner.view, 10, 0, tokenizer, bank, chat_share=0.0, vary=False, with_targets=False)
+    answers = []
+    for batch in map(dataset.__getitem__, range(10)):
+        assert len(batch.pixels) == 30
+        answers += [tokenizer.decode(row[row >= 0], skip_special_tokens=True).strip() for row in batch.text.labels]
+    ways = Counter("turn" if answer.startswith("First") else answer for answer in answers)
+    assert set(ways) == {"turn", *PATH_ANSWERS.values()} - {"It appears.", "It disappears."}
+    share, total = 1 / len(ways), len(answers)
+    assert total == 300
+    assert all(abs(count / total - share) < 4 * math.sqrt(share * (1 - share) / total) for count in ways.values())
 
 
 def test_one_object_needs_the_keyframe_in_the_middle_of_the_clip(tokenizer, bank):

@@ -6,6 +6,7 @@ often to ask.
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -118,10 +119,15 @@ class AskRates:
                 self._rates[(*key, answer)] = _FIXED.get(key[0], rate)
                 asked[key[0]] += self._rates[(*key, answer)] * count
         self._weights = {family: 1 / max(asked[family], 0.01 * num_samples) for family in FAMILIES}
+        self._shares = {family: asked[family] / num_samples for family in FAMILIES}
 
     @staticmethod
     def _key(family: str, facts: ClipFacts) -> tuple:
         return (family,) if family in (*_SEEN, *_BINDING, *_FIXED) else (family, *facts.keyframe_group)
+
+    def share(self, families: Iterable[str]) -> float:
+        """Give the share of clips that are asked about one of these families, at least."""
+        return max(self._shares[family] for family in families)
 
     def ask(
         self,

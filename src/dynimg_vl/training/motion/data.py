@@ -4,6 +4,7 @@ Shapes: B clips of G DynImgs each, N prompt frames, P patches and K tokens of a 
 along a side, L positions of the packed text.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from ...motion.plan import ask_planned, sample_planned, sharp
 from ...motion.questions import Exchange, ask_rates, clip_facts
 from ...motion.render import pixel_points, render, render_points
 from ...motion.textures import PictureBank
-from ...motion.wordings import ALL_FAMILIES
+from ...motion.wordings import ALL_FAMILIES, FAMILIES
 from ...motion.world import Scenes, sample_scenes
 from .losses import IGNORE, MotionTargets, motion_targets
 from .settings import BatchPlan
@@ -366,6 +367,9 @@ class MotionDataset(Dataset):
         plan, place = self.plan, None
         # Some more than needed where questions are asked: not every clip gets one.
         num = plan.batch_size + (plan.batch_size // 4 + 4 if self.rates is not None else 0)
+        if self.rates is not None and plan.families is not None:
+            # How many are asked about varies by the root of their number; one batch in ten thousand is too small.
+            num = math.ceil((plan.batch_size + 4 * plan.batch_size**0.5 + 8) / self.rates.share(plan.families))
         drawn = num * (_DRAWN_PER_ONE if plan.one_object else 1)
         if plan.world is not None:
             scenes = sample_planned(drawn, num_pictures, generator, plan.world)
@@ -375,10 +379,9 @@ class MotionDataset(Dataset):
             scenes, place = look_at_one(scenes, num, generator)
         if self.rates is None:
             return scenes, [], place
-        share = plan.choice_share if self.vary else 0.0
+        share, families = plan.choice_share if self.vary else 0.0, plan.families or FAMILIES
         exchanges = [
-            self.rates.ask(facts, plan.num_questions, rng, vary=self.vary, choice_share=share)
-            for facts in clip_facts(scenes)
+            self.rates.ask(facts, plan.num_questions, rng, families, self.vary, share) for facts in clip_facts(scenes)
         ]
         asked = [number for number, clip in enumerate(exchanges) if clip][: plan.batch_size]
         return scenes.rows(torch.tensor(asked)), [exchanges[number] for number in asked], place

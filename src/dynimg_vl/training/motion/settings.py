@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...motion.plan import WorldPlan
+from ...motion.wordings import FAMILIES
 from ...motion.world import CAMERA_SHARE
 from ..arguments import check_keys
 
@@ -59,7 +60,9 @@ class WorldSettings:
 class BatchPlan:
     """Say what the batches of a lesson hold; see `recipes/motion_cpu.yaml`.
 
-    With `world`, clips and questions are those of a planned world, and the two shares have no meaning. With
+    With `families`, nothing else is asked about, and clips about which none of that is asked are left out: of what is
+    learnt late there is more, its answers being as frequent as always. With `world`, clips and questions are those of a
+    planned world, and neither the families nor the two shares have a meaning. With
     `one_object`, clips hold one object, all of a batch near one place at the keyframe, and the keyframe tokens about it
     are taken instead of any: a small part of the picture has all that is asked about. Without `has_strip`, no prompt
     frame is shown.
@@ -72,6 +75,7 @@ class BatchPlan:
     choice_share: float = 0.0
     one_object: bool = False
     has_strip: bool = True
+    families: tuple[str, ...] | None = None
     world: WorldPlan | None = None
 
     @classmethod
@@ -85,6 +89,8 @@ class BatchPlan:
         for name in ("one_object", "has_strip"):
             if not isinstance(given.get(name, False), bool):
                 raise InputError(f"{where}: {name} must be true or false, got {given[name]!r}")
+        if "families" in given:
+            given["families"] = _families(given, where)
         if "world" in given:
             given["world"] = WorldPlan.from_values(given["world"], f"{where}.world")
         plan = cls(**given)
@@ -326,6 +332,18 @@ def _name(values: Any, index: int) -> str:
     if not isinstance(values, Mapping):
         raise InputError(f"stages.{index} must have keys, got {values!r}")
     return str(values.get("name") or index)
+
+
+def _families(batch: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    values = batch["families"]
+    names = tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else ()
+    unknown = [name for name in names if name not in FAMILIES]
+    if unknown or not names:
+        what = repr(unknown[0]) if unknown else repr(values)
+        raise InputError(f"{where}: families must be a list of {', '.join(FAMILIES)}; got {what}")
+    if "world" in batch:
+        raise InputError(f"{where}: families of a planned world are given with it, not beside it")
+    return names
 
 
 def _check_least(name: str, value: int, least: int, where: str) -> None:
