@@ -26,7 +26,7 @@ demo: $(VENV)/.base  ## ask the sample video a question and draw its DynImgs int
 test: $(VENV)/.dev  ## the fast suite, offline
 	$(BIN)/python -m pytest -m 'not slow and not gpu' -n auto --maxprocesses 4 --dist loadfile
 
-test-slow: $(VENV)/.dev  ## what the fast suite leaves out
+test-slow: $(VENV)/.dev  ## what the fast suite leaves out, except what needs a GPU (pytest -m gpu)
 	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.dev  ## format, lint and types

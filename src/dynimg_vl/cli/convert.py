@@ -13,7 +13,7 @@ from .progress import progress_bar
 
 @click.command()
 @click.argument("source")
-@click.option("-o", "--output", type=Path, required=True, help="The folder to write; it must not exist.")
+@click.option("-o", "--output", type=Path, required=True, help="The folder to write; it must not exist, or be empty.")
 @click.option(
     "--rope-axes",
     type=click.Choice(["s", "hws", "hwts"]),

@@ -15,7 +15,7 @@ from .options import dtype_option, emit_json, given, json_option, num_dynimgs_op
     "--vision", default="google/siglip-so400m-patch14-384", show_default=True, help="SigLIP: hub id or folder."
 )
 @click.option(
-    "--text", default="Qwen/Qwen2.5-7B-Instruct", show_default=True, help="Qwen2 or Qwen2.5: hub id or folder."
+    "--text", default="Qwen/Qwen2.5-7B-Instruct", show_default=True, help="Qwen2, Qwen2.5 or Qwen3: hub id or folder."
 )
 @num_dynimgs_option
 @num_prompts_option

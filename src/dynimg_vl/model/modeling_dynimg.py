@@ -298,7 +298,7 @@ class DynImgForConditionalGeneration(DynImgPreTrainedModel, DynImgGenerationMixi
 
     @classmethod
     def from_backbones(cls, vision: str, text: str, *, dtype: Any = "auto", **config: Any) -> Any:
-        """Build a DynImg model from a SigLIP or SigLIP 2 and a Qwen2 or Qwen2.5 checkpoint; see `assembly.assemble`."""
+        """Build a DynImg model from checkpoints of SigLIP (1 or 2) and Qwen (2, 2.5 or 3); see `assembly.assemble`."""
         from .assembly import assemble
 
         return assemble(cls, vision, text, dtype=dtype, **config)
