@@ -271,3 +271,14 @@ def test_the_cost_of_an_hour_is_that_of_ten_minutes(source, tmp_path):
 def test_torch_is_not_needed():
     code = "import sys, dynimg_vl.loading; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_clip_between_the_i_frames_of_a_long_file_is_read_nevertheless(tmp_path):
+    """A slide show at one frame a second: with an I-frame every 250 s, none lies from 300 s to 450 s."""
+    path = write_video(tmp_path / "slides.mp4", 1000, fps=1, gop_size=250)
+    assert 250 in np.rint(FrameIndex.from_file(path).iframe_seconds)
+    loaded = load_dynimgs(path, clip=(300.0, 450.0))
+    assert loaded.index.complete
+    assert all(300 <= second <= 450 for group in loaded.groups for second in loaded.seconds(group))
+    with pytest.raises(InputError, match=r"no frame lies in the clip from 300.2 s to 300.4 s"):
+        load_dynimgs(path, clip=(300.2, 300.4))

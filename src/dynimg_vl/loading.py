@@ -13,7 +13,14 @@ from .video.decoding import FalseIFramesError
 from .video.index import FrameIndex, Sampling, VideoLike, open_index
 from .video.pixels import Size
 from .video.reader import Reading, read_sizes
-from .video.selection import FrameGroup, check_request, choose_policy, sampling_seconds, select_frame_groups
+from .video.selection import (
+    FrameGroup,
+    check_request,
+    choose_policy,
+    iframes_suffice,
+    sampling_seconds,
+    select_frame_groups,
+)
 
 _FROM_IFRAMES = ("auto", "iframe")  # policies that a partial index can serve
 
@@ -135,7 +142,7 @@ def read_frame_groups(
     check_request(**counts, policy=policy, clip=clip)
 
     def suffices(index: FrameIndex) -> bool:
-        return choose_policy(index, **counts, policy="auto", clip=clip) == "iframe"
+        return iframes_suffice(index, **counts, clip=clip)
 
     def read(complete: bool) -> tuple[FrameIndex, str, list[FrameGroup], Reading]:
         sampling = Sampling(partial(sampling_seconds, **counts, rng=rng), suffices, *(clip or (None, None)))

@@ -8,10 +8,12 @@ import pytest
 import miniature
 from dynimg_vl.cli import evaluate
 from dynimg_vl.cli.app import dynimg_vl, main
-from dynimg_vl.evaluation import predict, tasks
+from dynimg_vl.errors import InputError
+from dynimg_vl.evaluation import check, predict, tasks
 from dynimg_vl.evaluation.check import check_task
 from dynimg_vl.evaluation.tasks.mvbench import FILES
 from miniature import FakeEngine
+from runs import die
 
 
 @pytest.fixture
@@ -90,6 +92,13 @@ def test_several_processes_find_the_same(tmp_path):
     task = tasks.find_task("msvd")
     assert check_task(task, data, workers=2, progress=lambda *state: seen.append(state)) == check_task(task, data)
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_worker_that_is_killed_is_told_in_one_line(tmp_path, monkeypatch):
+    data = miniature.msvd(tmp_path)
+    monkeypatch.setattr(check, "check_video", die)
+    with pytest.raises(InputError, match=r"a process that looks at videos was killed .* fewer --workers"):
+        check_task(tasks.find_task("msvd"), data, workers=2)
 
 
 def test_the_verb_check(run, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from dynimg_vl.errors import InputError
+from dynimg_vl.loading import load_dynimgs
 from tiny import save_tiny
 
 pytest.importorskip("accelerate")
@@ -147,7 +148,14 @@ def test_messages_become_requests(plugin):
     )
     assert (made.id, made.video, made.question, made.system) == ("7", "a.mp4", "One\ntwo?", "Be brief.")
     assert (made.max_new_tokens, made.clip) == (16, None)
-    assert request_of("0", [user(video("a.mp4", start_time=2.0), "?")], {}).clip == (2.0, float("inf"))
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.5, None), (None, 1.0), (0.5, 1.0)])
+def test_a_stretch_of_a_video_may_have_one_end_or_two(plugin, ball_video, start, end):
+    request_of = sys.modules[MODULES[0]].request_of
+    clip = request_of("0", [user(video("a.mp4", start_time=start, end_time=end), "?")], {}).clip
+    assert clip == (start, end)
+    assert len(load_dynimgs(ball_video, num_dynimgs=1, clip=clip).pixels) == 1
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,21 @@ def test_a_disk_that_is_full_at_any_file_is_one_line_and_keeps_what_there_is(tmp
         assert contents[0] == contents[1]
 
 
+def test_what_a_killed_process_of_several_answered_is_not_taken_for_other_questions(tmp_path, mvbench):
+    def dies(request):
+        if engine.asked:
+            raise KeyboardInterrupt
+        return says(request)
+
+    engine = FakeEngine(dies)
+    with pytest.raises(KeyboardInterrupt):
+        predict_task(MVBENCH, mvbench, engine, tmp_path / "out", shard=(0, 2))
+    assert not (tmp_path / "out" / "mvbench" / "predictions.jsonl").exists()
+    other = Settings(prompt=Prompt("{question}\n{options}"))
+    with pytest.raises(InputError, match=r"is of another run: requests\.sha256"):
+        predict_task(MVBENCH, mvbench, FakeEngine(says), tmp_path / "out", other)
+
+
 def test_a_video_that_was_missing_is_asked_about_later(tmp_path):
     miniature.msvd(tmp_path)
     task, out = find_task("msvd"), tmp_path / "out"

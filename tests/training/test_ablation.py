@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -188,12 +189,28 @@ def test_stages_go_on_from_whatever_is_left_of_the_one_before(finished, tmp_path
 def test_a_run_under_way_needs_its_checkpoint_and_nothing_else(finished, tmp_path, monkeypatch):
     out, _, _ = finished
     mine = "runs/single/before_4d/seed0"
-    patterns = (f"runs/single/keyframes/seed0/{RESULT_FILE}", f"{mine}/checkpoint-1/*", f"{mine}/start.json")
+    files = ("checkpoint-1/*", "start.json", "recipe.json", "recipe.yaml")
+    patterns = (f"runs/single/keyframes/seed0/{RESULT_FILE}", *(f"{mine}/{name}" for name in files))
     folder = carried(out, tmp_path / "elsewhere", *patterns)
     seen = trained_by(monkeypatch)
     run_experiment(tiny(), folder, "a command", ignore)
     assert seen == [mine]
     assert numbers_of(folder) == numbers_of(out)
+
+
+def test_a_signal_that_comes_too_late_for_a_run_ends_the_experiment(tmp_path, monkeypatch):
+    # During the validation at the end of the first run: it becomes whole, and no other is begun.
+    begun = []
+
+    def late(recipe):
+        begun.append(recipe)
+        return replace(train(recipe), received=signal.SIGTERM)
+
+    train = ablation_run.train
+    monkeypatch.setattr(ablation_run, "train", late)
+    assert run_experiment(tiny(), tmp_path / "out", "a command", ignore).stopped_by == signal.SIGTERM
+    assert len(begun) == 1
+    assert len(list(tmp_path.glob("out/base/*/*/model"))) == 1
 
 
 def test_arms_from_other_weights_are_said_to_be(finished, tmp_path, monkeypatch):

@@ -182,6 +182,34 @@ def test_claims_are_labelled_at_both_budgets():
     assert found["arms"]["after"]["seeds"] == {0: 60.0, 1: 62.0, 2: 58.0}
 
 
+def test_without_the_reference_nothing_is_known_at_equal_compute():
+    # after costs twice as much, but twice as much as what is not known.
+    rows = [row | {"flops_per_clip": 4e6 if row["arm"] == "after" else 2e6} for row in results()]
+    rows = [row for row in rows if row["budget"] == "clips" and row["arm"] in ("after", KEYFRAMES)]
+    without = experiment(arms=("after", KEYFRAMES))
+    assert without.table.reference not in without.arms
+    claims = summarise(without, "single", rows)["claims"]
+    assert claims["after > keyframes"]["clips"]["label"] == "held"
+    assert claims["after > keyframes"]["compute"] == {"difference": None, "label": "undecided"}
+
+
+def test_several_keyframes_show_motion_and_are_no_leak():
+    table5 = Experiment("table5", "smoke", 3, ("single",))
+    grey = {"controls": {"shuffled": 60.0, "repeated": 60.0, "grey": 60.0}}
+    rows = [result("g4", seed, 70.0, **grey) for seed in range(3)]
+    assert summarise(table5, "single", rows)["leaks"] == []
+    rows += [result("g1", seed, 70.0, **grey) for seed in range(3)]
+    (leak,) = summarise(table5, "single", rows)["leaks"]
+    assert leak.startswith("g1 with a grey strip: 60.0")
+
+
+def test_a_control_is_judged_by_its_own_error():
+    rows = [result("after", 0, 98.0, sampling_error=0.2, controls={"grey": 17.0}, control_errors={"grey": 1.5})]
+    assert summarise(experiment(), "single", rows)["leaks"] == []
+    del rows[0]["control_errors"]
+    assert len(summarise(experiment(), "single", rows)["leaks"]) == 1
+
+
 def test_a_report_of_what_is_there_so_far_says_so_and_decides_nothing_by_half(tmp_path):
     # A third seed of the reference is missing, and the runs for equal compute of an arm that costs twice as much.
     rows = [

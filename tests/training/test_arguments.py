@@ -165,6 +165,7 @@ def test_numbers_may_be_written_as_yaml_does_not_know_them():
         ({"eval_strategy": "sometimes"}, "sometimes is not a valid IntervalStrategy"),
         ({"axis_theta_learning_rate": -1.0}, "must not be negative"),
         ({"load_best_model_at_end": True}, "not offered"),
+        ({"seed": -1}, "seed must be at least 0 and below 2.32, got -1"),
     ],
 )
 def test_what_an_argument_cannot_be_is_one_line(values, words):
@@ -210,7 +211,7 @@ def test_paths_of_a_recipe_start_from_it_and_those_of_the_command_line_from_here
     assert TrainRecipe.from_file(hub).model.vision == "google/siglip"
     assert TrainRecipe.from_file(hub).model.config == {"num_dynimgs": 8}
     # A model instead of its parts, as after the alignment stage.
-    assert TrainRecipe.from_file(hub, {"model.path": "aligned"}).model.is_built is False
+    assert TrainRecipe.from_file(hub, {"model.path": "aligned"}).model.path is not None
 
 
 @pytest.mark.parametrize(

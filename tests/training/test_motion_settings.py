@@ -78,6 +78,12 @@ def test_an_unknown_key_of_the_section_training_or_of_a_part_is_named_before_any
         ({"stages.0.steps": None}, "stages.strip: steps is missing"),
         ({"stages.0.steps": 1.5}, "stages.strip: steps must be a whole number, got 1.5"),
         ({"stages.0.steps": True}, "steps must be a whole number, got True"),
+        ({"stages.0.steps": float("inf")}, "steps must be a whole number, got inf"),
+        ({"data.world.seed": -1}, "data.world: seed must be at least 0, got -1"),
+        (
+            {"stages.1.batch.families": ["meet"], "stages.1.batch.one_object": True},
+            "one_object and families do not go together",
+        ),
         ({"stages.0.steps": 0}, "steps must be at least 1, got 0"),
         ({"stages.1.rate": "fast"}, "stages.whole: rate must be a number, got 'fast'"),
         ({"stages.1.name": "strip"}, "two have the same name"),
@@ -125,6 +131,18 @@ def test_numbers_may_be_written_as_yaml_takes_for_text_and_stages_are_changed_fr
     assert recipe.data.world.seed == 9
     with pytest.raises(InputError, match="no such stage"):
         read(**{"stages.half.steps": 1})
+
+
+def test_a_limit_of_minus_one_is_none_as_transformers_has_it(read):
+    assert read({"training.max_steps": -1}).training["max_steps"] == 5
+
+
+def test_the_language_model_may_have_no_part_in_a_step_of_several_processes(read):
+    recipe = read()
+    assert recipe.schedule.stages[0].losses.text == 0
+    assert recipe.training["ddp_find_unused_parameters"] is True
+    with_text = read({"stages.0.losses.text": 1.0, "stages.0.batch.num_questions": 1})
+    assert "ddp_find_unused_parameters" not in with_text.training
 
 
 def test_weights_go_with_parts_and_not_with_a_model(read):

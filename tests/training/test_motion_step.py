@@ -186,6 +186,12 @@ def test_only_what_is_asked_for_is_asked_and_each_answer_as_often(tokenizer, ban
     assert all(abs(count / total - share) < 4 * math.sqrt(share * (1 - share) / total) for count in ways.values())
 
 
+def test_what_no_clip_can_be_asked_about_is_said(tokenizer, bank):
+    plan = BatchPlan(3, 4, 1, camera_share=0.0, families=("camera",))
+    with pytest.raises(InputError, match="no clip can be asked about camera"):
+        batch_of(tiny_learner(tokenizer), bank, tokenizer, plan)
+
+
 def test_one_object_needs_the_keyframe_in_the_middle_of_the_clip(tokenizer, bank):
     learner = tiny_learner(tokenizer, num_dynimgs=2)
     with pytest.raises(InputError, match="one_object needs num_dynimgs: 1"):

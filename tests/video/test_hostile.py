@@ -5,13 +5,15 @@ import struct
 import threading
 import warnings
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dynimg_vl.errors import InputError, VideoError, VideoWarning
-from dynimg_vl.video import FrameIndex, index_video, read_frames
-from dynimg_vl.video.container import PYAV
+from dynimg_vl.video import FrameIndex, index_video, read_frames, stills
+from dynimg_vl.video.container import PYAV, OpenVideo
+from dynimg_vl.video.sps import sample_aspect_ratio
 from synthetic import frame_number, frame_pixels, write_sound, write_video
 
 
@@ -263,3 +265,37 @@ def test_a_damaged_file_ends(tmp_path):
         thread.start()
         thread.join(60)
     assert not thread.is_alive(), "hangs"
+
+
+@pytest.mark.parametrize(
+    ("tag", "seconds"),
+    [
+        ("00:01:02.5", 62.5),
+        ("9" * 400 + ":00:00.0", None),
+        ("9" * 5000 + ":00:00.0", None),  # more digits than Python turns into a number
+        ("00:00:inf", None),
+        ("00:00:nan", None),
+        ("00:00:1e400", None),
+        ("for ever", None),
+        ("", None),
+    ],
+)
+def test_a_duration_that_is_written_as_text_may_be_any_text(tag, seconds):
+    opened = SimpleNamespace(stream=SimpleNamespace(metadata={"DURATION": tag}))
+    assert OpenVideo.track_seconds.fget(opened) == seconds
+
+
+def test_a_header_of_zeros_alone_is_not_read_to_its_end():
+    # Baseline profile, then a number of 32 million zeros: read bit by bit, that would take hours.
+    assert sample_aspect_ratio(b"\x00\x00\x01\x67\x42\x00\x00" + bytes(4_000_000)) == 1
+
+
+def test_of_a_video_under_the_name_of_a_picture_only_the_first_frame_is_decoded(tmp_path, monkeypatch):
+    for number in range(2):
+        write_video(tmp_path / "source.mp4", 50).rename(tmp_path / f"frame{number}.png")
+    decoded = []
+    iterate = stills.iterate_packets
+    monkeypatch.setattr(stills, "iterate_packets", lambda opened: (decoded.append(p) or p for p in iterate(opened)))
+    frames = read_frames(index_video(tmp_path, fps=1), [0, 1])
+    assert [frame_number(frame) for frame in frames] == [0, 0]
+    assert len(decoded) < 20

@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from itertools import islice
 from multiprocessing import get_context
@@ -169,5 +170,10 @@ def _run_all(jobs: list[tuple[str, str | None, float | None]], workers: int) -> 
         return
     remaining = iter(jobs)
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        while batch := list(islice(remaining, 64 * workers)):
-            yield from pool.map(check_video, batch, chunksize=16)
+        try:
+            while batch := list(islice(remaining, 64 * workers)):
+                yield from pool.map(check_video, batch, chunksize=16)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a process that looks at videos was killed (out of memory?); start again with fewer --workers"
+            ) from error

@@ -133,7 +133,7 @@ def request_of(name: str, messages: Iterable[Any], gen_kwargs: dict[str, Any]) -
             raise InputError("a video that is no file; dynimg_vl takes the path of one")
         start, end = videos[0].start_time, videos[0].end_time
         if start is not None or end is not None:
-            clip = (start or 0.0, float("inf") if end is None else end)
+            clip = (start, end)
     if gen_kwargs.get("do_sample") or gen_kwargs.get("temperature") or (gen_kwargs.get("num_beams") or 1) != 1:
         raise InputError("sampling or beams; dynimg_vl answers greedily")
     return Request(

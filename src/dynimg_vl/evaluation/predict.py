@@ -195,8 +195,8 @@ def let_grow(folder: Path, requests: Sequence[Request], engine: Mapping[str, Any
         except (ValueError, TypeError, KeyError):
             return
         asked = {request.id: request for request in requests}
-        answered = read_predictions(files.predictions) if files.predictions.exists() else ()
-        if files.active() or any(asked.get(request.id) != request for request, _ in answered):
+        answered = (request for path in files.written() for request, _ in read_predictions(path))
+        if files.active() or any(asked.get(request.id) != request for request in answered):
             return
         for name in (RESULT_FILE, VERDICTS_FILE):  # of the shorter list
             (folder / name).unlink(missing_ok=True)

@@ -79,12 +79,14 @@ class RunFiles:
                 found.append(path.name.split(".")[-2])
         return found
 
+    def written(self) -> list[Path]:
+        """List the files of predictions that are there, those of single processes included."""
+        return [path for path in (self.predictions, *self._shards()) if path.exists()]
+
     def read(self) -> dict[str, Entry]:
         """Read the latest entry for each id from all files of the run; an answer is never replaced by an error."""
         entries: dict[str, Entry] = {}
-        for path in sorted((self.predictions, *self._shards()), key=_modified):
-            if not path.exists():
-                continue
+        for path in sorted(self.written(), key=_modified):
             for line in path.read_bytes().split(b"\n")[:-1]:
                 record = decode_record(line)
                 if record is None:
@@ -103,7 +105,7 @@ class RunFiles:
         """
         facts = json.loads(json_bytes(facts))
         if not self.header.exists():
-            if self.predictions.exists() or self._shards():
+            if self.written():
                 raise InputError(
                     f"{self.predictions} is there, but not {self.header.name}: it is of no run that can go on"
                 )

@@ -15,7 +15,7 @@ class Request:
         question: the user's whole turn, as it is put to the model.
         system: the words of a system turn; None for none.
         prefix: what the answer has to begin with (MVBench's "Best option: ("); not part of the prediction's text.
-        clip: first and last second to look at; None for the whole video.
+        clip: first and last second to look at, None for an end that is that of the video; None for the whole video.
         fps: frames per second of a folder of frames; None for the default.
         choices: complete answers whose likelihoods are compared, instead of generating; empty to generate.
         max_new_tokens: at most so many are generated.
@@ -26,7 +26,7 @@ class Request:
     question: str
     system: str | None = None
     prefix: str = ""
-    clip: tuple[float, float] | None = None
+    clip: tuple[float | None, float | None] | None = None
     fps: float | None = None
     choices: tuple[str, ...] = ()
     max_new_tokens: int = 64

@@ -17,7 +17,7 @@ from ..errors import InputError
 from .facts import clip_facts, possible_answers
 from .paths import KINDS, Draw, Paths, draw_paths
 from .questions import Exchange
-from .wordings import PATH_ANSWERS, PLACE_ANSWERS, PLACE_QUESTIONS, QUESTIONS
+from .wordings import PLACE_ANSWERS, PLACE_QUESTIONS, QUESTIONS
 from .world import MAX_OBJECTS, Scenes, appearance, camera_motion, object_centres, spread_positions
 
 PLAN_KINDS = ("still", "move", "swing", "circle")
@@ -252,9 +252,3 @@ def _places(
 def _ninth(place: Tensor) -> str:
     column, row = (place * 3).floor().clamp(0, 2).long().tolist()
     return PLACE_ANSWERS[3 * row + column]
-
-
-def path_answers(plan: WorldPlan) -> list[str]:
-    """List the answers to which way an object moves."""
-    sides = ("left", "right", "up", "down")
-    return [PATH_ANSWERS[word] for kind in plan.kinds for word in (sides if kind == "move" else (kind,))]

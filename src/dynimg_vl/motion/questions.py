@@ -5,6 +5,7 @@ keyframe shows* (number of objects, plain background), so that a keyframe tells 
 often to ask.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from ..errors import InputError
 from .facts import ClipFacts, ObjectFacts, clip_facts, describe, possible_answers
 from .wordings import (
     APPEAR_ANSWERS,
@@ -128,6 +130,18 @@ class AskRates:
     def share(self, families: Iterable[str]) -> float:
         """Give the share of clips that are asked about one of these families, at least."""
         return max(self._shares[family] for family in families)
+
+    def num_to_draw(self, num: int, families: Iterable[str]) -> int:
+        """Give how many clips to draw so that `num` are asked about these families, but for one time in ten thousand.
+
+        Raises:
+            InputError: where no clip can be asked about any of them.
+        """
+        families = tuple(families)
+        if not (share := self.share(families)):
+            raise InputError(f"no clip can be asked about {', '.join(families)} with this share of cameras")
+        # How many are asked about varies by the root of their number.
+        return math.ceil((num + 4 * num**0.5 + 8) / share)
 
     def ask(
         self,

@@ -82,6 +82,8 @@ class DynImgTrainingArguments(TrainingArguments):
         for name in _NOT_NEGATIVE:
             if (rate := getattr(self, name)) is not None and rate < 0:
                 raise InputError(f"{name} must not be negative, got {rate:g}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must be at least 0 and below 2^32, got {self.seed}")
         if self.num_threads is not None and self.num_threads < 1:
             raise InputError(f"num_threads must be at least 1, got {self.num_threads}")
         if not isinstance(self.resume, bool) and self.resume != FORCE:

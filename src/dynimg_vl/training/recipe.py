@@ -75,11 +75,6 @@ class ModelSettings:
     attention: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def is_built(self) -> bool:
-        """Tell whether the model is built from parts."""
-        return self.path is None
-
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -230,11 +225,15 @@ def _staged(training: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
     for key in _BY_STAGES:
         if training.get(key) is not None:
             raise InputError(f"training: {key} is decided by stages; leave it out")
-    steps = training.get("max_steps") or schedule.num_steps
+    steps = training.get("max_steps")
+    if not steps or (isinstance(steps, int) and steps < 0):  # -1 is how transformers says that there is no limit
+        steps = schedule.num_steps
     if isinstance(steps, int) and steps > schedule.num_steps:
         raise InputError(f"training: max_steps is {steps}, and the stages have {schedule.num_steps} in all")
     # One sample is one whole batch.
     fixed = {"per_device_train_batch_size": 1, "train_sampling_strategy": "sequential"}
+    if any(lesson.losses.text == 0 for stage in schedule.stages for lesson in stage.lessons.values()):
+        training = {"ddp_find_unused_parameters": True, **training}  # the language model has no part in such a step
     return {**training, **fixed, "max_steps": steps}
 
 

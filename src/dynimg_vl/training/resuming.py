@@ -15,11 +15,11 @@ _SECTIONS = ("model", "data", "schedule")
 _TRAINING = ("seed", "data_seed", "optim", "lora", "frozen", "motion_attention_loss", "motion_heads_loss")
 """What of the section training decides what a run is; how fast it learns, logs and saves may change on the way."""
 _MAY_CHANGE = (
-    *(f"model.{name}" for name in ("path", "weights", "attention", "dtype")),
+    *(f"model.{name}" for name in ("path", "weights", "weights_except", "attention", "dtype")),
     *(f"data.{name}" for name in ("path", "annotation_root", "video_root")),
     *(f"data.world.{name}" for name in ("pictures", "validation_pictures", "validation_batches")),
 )
-"""Places, how the same numbers are computed, and what is only measured."""
+"""Places, what a run began with, how the same numbers are computed, and what is only measured."""
 
 
 def check_resumable(checkpoint: Path, recipe: Mapping[str, Any]) -> None:

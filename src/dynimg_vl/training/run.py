@@ -58,6 +58,7 @@ class TrainResult:
         num_steps: of the whole run.
         loss: the last that was logged.
         stopped_by: the number of the signal that stopped it; 0 where it came to its end.
+        received: the number of the last signal, also of one that came too late to stop it; 0 for none.
         is_main: whether this is the process that speaks for all.
         samples: how many samples became what, see `sample_status.REASONS`.
     """
@@ -67,6 +68,7 @@ class TrainResult:
     num_steps: int
     loss: float | None
     stopped_by: int = 0
+    received: int = 0
     is_main: bool = True
     samples: Mapping[str, int] = field(default_factory=dict)
 
@@ -102,7 +104,7 @@ def train(recipe: TrainRecipe, launch: Launch | None = None) -> TrainResult:
             raise InputError("training: lora is not for data.world, which trains whole models; leave it out")
         trainer = staged_trainer(recipe, args, listener)
         _run(trainer, listener, resumed)
-        return _result(trainer, None if trainer.stopped_by else trainer.export(), {})
+        return _result(trainer, listener, None if trainer.stopped_by else trainer.export(), {})
 
 
 def _train_on_annotations(
@@ -140,7 +142,7 @@ def _train_on_annotations(
         exported = trainer.export(extra={} if lora is None else {"config.json": _base_config(model)})
         if lora is not None and lora.merge:
             _export_merged(trainer, processor, folder)
-    return _result(trainer, exported, samples)
+    return _result(trainer, listener, exported, samples)
 
 
 def check_devices(recipe: TrainRecipe, launch: Launch) -> None:
@@ -311,7 +313,9 @@ def _export_merged(trainer: DynImgTrainer, processor: DynImgProcessor, folder: P
     trainer.accelerator.wait_for_everyone()
 
 
-def _result(trainer: DynImgTrainer, exported: Path | None, samples: Mapping[str, int]) -> TrainResult:
+def _result(
+    trainer: DynImgTrainer, listener: SignalStop, exported: Path | None, samples: Mapping[str, int]
+) -> TrainResult:
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return TrainResult(
         model=exported,
@@ -319,6 +323,7 @@ def _result(trainer: DynImgTrainer, exported: Path | None, samples: Mapping[str,
         num_steps=trainer.state.max_steps,
         loss=losses[-1] if losses else None,
         stopped_by=trainer.stopped_by,
+        received=listener.received,
         is_main=trainer.is_world_process_zero(),
         samples=samples,
     )

@@ -128,9 +128,10 @@ class OpenVideo:
         hours, _, rest = str(self.stream.metadata.get("DURATION", "")).partition(":")
         minutes, _, seconds = rest.partition(":")
         try:
-            return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-        except ValueError:
+            found = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        except (ValueError, OverflowError):  # a tag is any text
             return None
+        return found if math.isfinite(found) else None
 
     @property
     def duration_seconds(self) -> float | None:

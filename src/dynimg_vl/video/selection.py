@@ -147,6 +147,19 @@ def choose_policy(
     return plan_selection(index, num_dynimgs, num_prompt_frames, policy, clip).policy
 
 
+def iframes_suffice(
+    index: FrameIndex,
+    num_dynimgs: int = 4,
+    num_prompt_frames: int = 4,
+    clip: tuple[float | None, float | None] | None = None,
+) -> bool:
+    """Tell whether `auto` chooses among the I-frames of an index that may know no other frames, as of a long file."""
+    try:
+        return choose_policy(index, num_dynimgs, num_prompt_frames, "auto", clip) == "iframe"
+    except InputError:
+        return False  # none lies in the clip; other frames may
+
+
 def check_request(
     num_dynimgs: int, num_prompt_frames: int, policy: str, clip: tuple[float | None, float | None] | None
 ) -> None:

@@ -9,6 +9,7 @@ _TABLE = (  # Table E-1 of ITU-T H.264, aspect_ratio_idc 1 to 16
 )
 _HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
 _EXTENDED_SAR = 255
+_MAX_ZEROS = 32  # of ue(v), 9.1: the largest number has so many; crafted data may have megabytes, read bit by bit
 
 
 def sample_aspect_ratio(data: bytes) -> Fraction:
@@ -50,6 +51,8 @@ class _Bits:
         zeros = 0
         while self.read(1) == 0:
             zeros += 1
+            if zeros > _MAX_ZEROS:
+                raise IndexError("no number of this standard is so long")
         return (1 << zeros) - 1 + self.read(zeros)
 
     def signed_golomb(self) -> int:

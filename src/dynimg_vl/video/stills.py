@@ -44,14 +44,16 @@ class PictureFiles:
         with open_video(_read_bytes(self.paths[number]), self.limits) as opened:
             opened.stream.codec_context.thread_count = 1
             try:
-                frames = [f for packet in iterate_packets(opened) for f in packet.decode()]
-                frames = frames or opened.stream.codec_context.decode(None)
+                # The first one only: the file may be a whole video under the name of a picture.
+                frame = next((each for packet in iterate_packets(opened) for each in packet.decode()), None)
+                if frame is None:
+                    frame = next(iter(opened.stream.codec_context.decode(None)), None)
             except av.FFmpegError:
-                frames = []
-            if not frames:
+                frame = None
+            if frame is None:
                 raise VideoError(f"{display_name(self.paths[number])} cannot be decoded; is it a complete picture?")
             scaler = FrameScaler()
-            return [scaler.rgb(frames[0], size) for size in sizes]
+            return [scaler.rgb(frame, size) for size in sizes]
 
 
 def list_pictures(folder: Path, limits: Limits) -> PictureFiles:

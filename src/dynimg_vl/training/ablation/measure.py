@@ -16,6 +16,7 @@ from ...motion.world import new_bank
 from ..motion import fast_attention
 from ..motion.attention_measure import AttentionMeasure, measure_attention, sees_strip
 from ..motion.data import IGNORE, MotionBatch, MotionDataset, View
+from ..motion.evaluation import other_order
 from ..motion.settings import BatchPlan
 from ..motion.staged_trainer import build_learner
 from ..motion.step import MotionLearner
@@ -80,6 +81,7 @@ def measure(checkpoint: Path, plan: WorldPlan, settings: TestSettings, use_cpu: 
         "sampling_error": sampling_error(plain, MOTION_FAMILIES),
         "keyframe_score": macro(plain, KEYFRAME_FAMILIES),
         "controls": {name: macro(counts[name], MOTION_FAMILIES) for name in names if name},
+        "control_errors": {name: sampling_error(counts[name], MOTION_FAMILIES) for name in names if name},
         "counts": plain,
         "looks": looks,
     }
@@ -135,20 +137,13 @@ def disturb(pixels: Tensor, view: View, control: str, generator: torch.Generator
     elif control == "repeated":
         prompts = prompts[:, count // 2 : count // 2 + 1].expand_as(prompts)
     else:
-        orders = torch.stack([_other_order(count, generator) for _ in range(len(prompts))])
+        orders = torch.stack([other_order(count, generator) for _ in range(len(prompts))])
         prompts = prompts[torch.arange(len(prompts))[:, None], orders]
     if view.is_apart:
         return torch.cat((pixels[:, :1], prompts), 1)
     for rank, (rows, columns) in enumerate(places):
         pixels[:, :, rows, columns] = prompts[:, rank]
     return pixels
-
-
-def _other_order(count: int, generator: torch.Generator) -> Tensor:
-    while True:
-        order = torch.randperm(count, generator=generator)
-        if not torch.equal(order, torch.arange(count)):
-            return order
 
 
 def count_answers(

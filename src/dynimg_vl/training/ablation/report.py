@@ -94,7 +94,8 @@ def summarise(experiment: Experiment, world: str, results: Sequence[Mapping[str,
         for claim in experiment.table.claims
         if claim.better in arms and claim.worse in arms
     }
-    leaks = [] if bound is None else _leaks(runs, bound)
+    of_one_keyframe = {key: found for key, found in runs.items() if _num_dynimgs(experiment, world, key[0]) == 1}
+    leaks = [] if bound is None else _leaks(of_one_keyframe, bound)
     curves = {arm: curve for (arm, budget), found in runs.items() if budget == "clips" and (curve := _curve(found))}
     looks = {
         arm: seen for (arm, budget), found in runs.items() if budget == "clips" and (seen := summarise_looks(found))
@@ -106,10 +107,13 @@ def summarise(experiment: Experiment, world: str, results: Sequence[Mapping[str,
 def _is_both(experiment: Experiment, runs: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]], arm: str) -> bool:
     # Whether the run at equal clips is that at equal compute, too; not known before the reference has been run.
     name = experiment.table.reference
-    if name not in experiment.arms:
-        return True
     own, reference = runs[arm, "clips"], runs.get((name, "clips"))
     return reference is not None and not has_own_budget(own[0]["flops_per_clip"], reference[0]["flops_per_clip"])
+
+
+def _num_dynimgs(experiment: Experiment, world: str, arm: str) -> int:
+    # Several keyframes show some of the motion, also with a grey strip.
+    return int({**WORLDS[world].model, **experiment.table.arms[arm].model}.get("num_dynimgs", 1))
 
 
 def _curve(found: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
@@ -158,6 +162,8 @@ def _leaks(runs: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]], bound: f
         blind = [each["score"] for each in results] if arm == KEYFRAMES else None
         if blind is None and all("grey" in each["controls"] for each in results):
             blind = [each["controls"]["grey"] for each in results]
+            # A result of an earlier version has the error of the score only.
+            errors = [each.get("control_errors", {}).get("grey", each["sampling_error"]) for each in results]
         if blind is not None and is_above_bound(blind, errors, bound):
             what = "keyframes only" if arm == KEYFRAMES else f"{arm} with a grey strip"
             budget_note = "" if budget == "clips" else " (equal compute)"

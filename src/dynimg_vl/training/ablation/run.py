@@ -242,8 +242,8 @@ class _Runner:
         if self._is_trained(run):
             return
         result = train(self.recipe(run, folder))
-        if result.stopped_by:
-            raise _Stopped(result.stopped_by)
+        if result.received:  # perhaps too late for this run, which is whole then; the next one is not begun
+            raise _Stopped(result.received)
 
     def _note_start(self, each: ArmRun, folder: Path) -> None:
         # Before the first step: the weights may be elsewhere when the run ends.

@@ -11,10 +11,10 @@ from itertools import pairwise
 import numpy as np
 
 from ...errors import InputError
-from ...video import FrameIndex, choose_policy, read_sizes, select_frame_groups
+from ...video import FrameIndex, read_sizes, select_frame_groups
 from ...video.container import MAX_FRAMES, MAX_PIXELS, Limits
 from ...video.index import Sampling, open_index
-from ...video.selection import FrameGroup, SelectionPlan, plan_selection, sampling_seconds
+from ...video.selection import FrameGroup, SelectionPlan, iframes_suffice, plan_selection, sampling_seconds
 from .annotations import Clip
 
 SHORT_SIDE = 384
@@ -68,7 +68,7 @@ def load_frame_groups(
     start, end = clip.start, clip.end
 
     def suffices(index: FrameIndex) -> bool:
-        return choose_policy(index, **request.counts, policy="auto", clip=clip.bounds) == "iframe"
+        return iframes_suffice(index, **request.counts, clip=clip.bounds)
 
     sampling = Sampling(partial(sampling_seconds, **request.counts, rng=rng), suffices, start, end)
     complete = request.policy not in ("auto", "iframe")  # only these can do with a partial index

@@ -4,7 +4,6 @@ Shapes: B clips of G DynImgs each, N prompt frames, P patches and K tokens of a 
 along a side, L positions of the packed text.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -368,8 +367,7 @@ class MotionDataset(Dataset):
         # Some more than needed where questions are asked: not every clip gets one.
         num = plan.batch_size + (plan.batch_size // 4 + 4 if self.rates is not None else 0)
         if self.rates is not None and plan.families is not None:
-            # How many are asked about varies by the root of their number; one batch in ten thousand is too small.
-            num = math.ceil((plan.batch_size + 4 * plan.batch_size**0.5 + 8) / self.rates.share(plan.families))
+            num = self.rates.num_to_draw(plan.batch_size, plan.families)
         drawn = num * (_DRAWN_PER_ONE if plan.one_object else 1)
         if plan.world is not None:
             scenes = sample_planned(drawn, num_pictures, generator, plan.world)

@@ -90,6 +90,14 @@ class Respondent:
             yield self.processor.tokenizer.decode(row, skip_special_tokens=True).strip()
 
 
+def other_order(count: int, generator: torch.Generator) -> Tensor:
+    """Draw an order of so many frames other than that of time; of one there is none."""
+    order = torch.arange(count)
+    while count > 1 and torch.equal(order, torch.arange(count)):
+        order = torch.randperm(count, generator=generator)
+    return order
+
+
 def disturb(pixels: Tensor, layout: DynImgLayout, control: str, generator: torch.Generator) -> Tensor:
     """Change the prompt frames of composed DynImgs (G, 3, S, S) uint8 as a control asks ("": leave them)."""
     if not control:
@@ -105,7 +113,7 @@ def disturb(pixels: Tensor, layout: DynImgLayout, control: str, generator: torch
     elif control == "reversed":
         prompts = prompts.flip(0)
     else:
-        prompts = prompts[torch.randperm(count, generator=generator)]
+        prompts = prompts[other_order(count, generator)]
     for rank, (rows, columns) in enumerate(places):
         pixels[:, :, rows, columns] = prompts[rank]
     return pixels

@@ -178,9 +178,9 @@ def attention_loss(logits: Tensor, targets: MotionTargets, layout: DynImgLayout,
         keep: the Q patches that were encoded, as numbers among the P in the order of the frames.
     """
     grids = frame_grids(layout)
-    starts = torch.tensor([0, *(rows * columns for rows, columns in grids)]).cumsum(0)
-    slot = torch.full((int(starts[-1]),), -1)
-    slot[keep] = torch.arange(len(keep))
+    starts = torch.tensor([0, *(rows * columns for rows, columns in grids)], device=keep.device).cumsum(0)
+    slot = torch.full((int(starts[-1]),), -1, device=keep.device)
+    slot[keep] = torch.arange(len(keep), device=keep.device)
     log_share = logits.float().log_softmax(-1)
     total = logits.new_zeros((), dtype=torch.float32)
     amount = logits.new_zeros((), dtype=torch.float32)

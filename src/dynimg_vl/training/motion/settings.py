@@ -1,6 +1,7 @@
 """What a recipe says about a run on the motion world: the world and the stages."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -51,6 +52,7 @@ class WorldSettings:
         settings = cls(**{"seed": seed, **given})
         for name in ("num_pictures", "refresh_every", "pictures_per_video", "validation_pictures"):
             _check_least(name, getattr(settings, name), 1, "data.world")
+        _check_least("seed", settings.seed, 0, "data.world")
         _check_least("validation_batches", settings.validation_batches, 0, "data.world")
         _check_share("chat_share", settings.chat_share, "data.world")
         return settings
@@ -101,6 +103,8 @@ class BatchPlan:
             _check_share(name, getattr(plan, name), where)
         if not plan.has_strip and plan.num_keyframe_tokens == 0:
             raise InputError(f"{where}: without strip, num_keyframe_tokens must be at least 1")
+        if plan.one_object and plan.families is not None:
+            raise InputError(f"{where}: one_object and families do not go together")
         if plan.one_object and plan.world is not None and plan.world.min_objects > 1:
             raise InputError(f"{where}: one_object needs a world of one object, this one has {plan.world.min_objects}")
         return plan
@@ -323,7 +327,7 @@ def _number(value: Any, kind: Any, where: str) -> Any:
     except (TypeError, ValueError):
         number = float("nan")
     # A rate may be written as YAML takes for text: 1e-3.
-    if isinstance(value, bool) or number != number or (kind is int and number != int(number)):
+    if isinstance(value, bool) or not math.isfinite(number) or (kind is int and number != int(number)):
         raise InputError(f"{where} must be a {'whole ' if kind is int else ''}number, got {value!r}")
     return kind(number)
 
