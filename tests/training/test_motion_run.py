@@ -281,6 +281,14 @@ def test_two_processes_with_what_is_learnt_beside_are_accumulated_batches(recipe
 
 
 @pytest.mark.slow
+def test_two_processes_learn_in_steps_without_text(recipe_of, tmp_path):
+    # The language model has no part in them, which DistributedDataParallel takes for a mistake unless it is told.
+    train_there(recipe_of(output="two", stages=[{**STAGES[0], "steps": 3}], num_processes=2), num_processes=2)
+    assert STAGES[0]["losses"]["text"] == 0
+    assert len(steps_of(tmp_path / "two")) == 3
+
+
+@pytest.mark.slow
 def test_killed_again_and_again_the_run_ends_as_an_uninterrupted_one(recipe_of, tmp_path):
     settings = {
         "stages": [{**STAGES[0], "steps": 20}, {**STAGES[1], "steps": 60}], "save_steps": 3, "save_total_limit": 2,
