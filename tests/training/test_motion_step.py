@@ -189,7 +189,7 @@ def test_only_what_is_asked_for_is_asked_and_each_answer_as_often(tokenizer, ban
 def test_what_no_clip_can_be_asked_about_is_said(tokenizer, bank):
     plan = BatchPlan(3, 4, 1, camera_share=0.0, families=("camera",))
     with pytest.raises(InputError, match="no clip can be asked about camera"):
-        batch_of(tiny_learner(tokenizer), bank, tokenizer, plan)
+        MotionDataset(plan, tiny_learner(tokenizer).view, 1, 0, tokenizer, bank)  # before any process draws
 
 
 def test_one_object_needs_the_keyframe_in_the_middle_of_the_clip(tokenizer, bank):

@@ -3,16 +3,13 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, VideoError, VideoWarning
 from ..video import index_video
+from ..video.many import look_at_all
 from .items import Item
 from .tasks import ALL, Task
 
@@ -83,7 +80,7 @@ def check_task(task: Task, data: Path, *, workers: int = 1, progress: Progress |
     videos = dict.fromkeys((_name(item), item.video, item.fps) for item in loaded.items)
     jobs = [(name, None if video is None else str(loaded.root / video), fps) for name, video, fps in videos]
     states: dict[str, VideoState] = {}
-    for done, (job, state) in enumerate(zip(jobs, _run_all(jobs, workers), strict=True), start=1):
+    for done, (job, state) in enumerate(zip(jobs, look_at_all(check_video, jobs, workers), strict=True), start=1):
         states[job[0]] = state
         if progress is not None:
             progress(done, len(jobs))
@@ -162,18 +159,3 @@ def check_video(job: tuple[str, str | None, float | None]) -> VideoState:
             return VideoState(name, "unreadable", str(error))
     damage = [str(warning.message) for warning in caught if issubclass(warning.category, VideoWarning)]
     return VideoState(name, "found", "; ".join(damage[:1]), bool(damage), index.end_seconds)
-
-
-def _run_all(jobs: list[tuple[str, str | None, float | None]], workers: int) -> Iterator[VideoState]:
-    if workers == 1:
-        yield from map(check_video, jobs)
-        return
-    remaining = iter(jobs)
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        try:
-            while batch := list(islice(remaining, 64 * workers)):
-                yield from pool.map(check_video, batch, chunksize=16)
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a process that looks at videos was killed (out of memory?); start again with fewer --workers"
-            ) from error

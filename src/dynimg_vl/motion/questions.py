@@ -131,16 +131,17 @@ class AskRates:
         """Give the share of clips that are asked about one of these families, at least."""
         return max(self._shares[family] for family in families)
 
-    def num_to_draw(self, num: int, families: Iterable[str]) -> int:
-        """Give how many clips to draw so that `num` are asked about these families, but for one time in ten thousand.
+    def num_to_draw(self, num: int, families: tuple[str, ...] | None = None) -> int:
+        """Give how many clips to draw so that `num` are asked about these families (None: about anything at all).
 
         Raises:
             InputError: where no clip can be asked about any of them.
         """
-        families = tuple(families)
+        if families is None:
+            return num + num // 4 + 4  # nearly every clip is
         if not (share := self.share(families)):
             raise InputError(f"no clip can be asked about {', '.join(families)} with this share of cameras")
-        # How many are asked about varies by the root of their number.
+        # How many are asked about varies by the root of their number; one time in ten thousand they are fewer.
         return math.ceil((num + 4 * num**0.5 + 8) / share)
 
     def ask(

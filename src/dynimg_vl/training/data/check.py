@@ -3,18 +3,15 @@
 import statistics
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, VideoError, VideoWarning
 from ...video import FrameIndex, choose_policy, index_video, read_sizes
+from ...video.many import look_at_all
 from .annotations import Clip
 from .frame_groups import FrameRequest
 from .mixture import Mixture, Source
@@ -111,7 +108,7 @@ def check_mixture(
     for source, videos, report in opened:
         facts: list[VideoFacts] = []
         job = partial(check_video, request=request, decode=decode, fps=source.fps)
-        for found in _run_all(job, videos.items(), workers):
+        for found in look_at_all(job, videos.items(), workers):
             facts.append(found)
             done += 1
             if progress is not None:
@@ -211,20 +208,3 @@ def _sum_up(source: Source, report: SourceReport, facts: list[VideoFacts], allow
         examples=tuple(wrong[:_NUM_LISTED]),
         differences=tuple(differences),
     )
-
-
-def _run_all(
-    job: Callable[[tuple[str, list[Clip]]], VideoFacts], videos: Iterable[tuple[str, list[Clip]]], workers: int
-) -> Iterator[VideoFacts]:
-    if workers == 1:
-        yield from map(job, videos)
-        return
-    remaining = iter(videos)
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        try:
-            while batch := list(islice(remaining, 64 * workers)):
-                yield from pool.map(job, batch, chunksize=16)
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a process that looks at videos was killed (out of memory?); start again with fewer --workers"
-            ) from error

@@ -324,6 +324,10 @@ class MotionDataset(Dataset):
         self.with_targets = with_targets and view.layout.num_prompt_frames > 0
         self.num_batches, self.seed, self.vary = num_batches, seed, vary
         self.rates = ask_rates(plan.camera_share) if plan.num_questions and plan.world is None else None
+        # Some more than needed where questions are asked: not every clip gets one.
+        self.num_drawn = plan.batch_size
+        if self.rates is not None:
+            self.num_drawn = self.rates.num_to_draw(plan.batch_size, plan.families)
         self.packer = Packer(tokenizer, chat_share) if tokenizer is not None else None
 
     def __len__(self) -> int:
@@ -364,10 +368,7 @@ class MotionDataset(Dataset):
         self, num_pictures: int, generator: torch.Generator, rng: np.random.Generator
     ) -> tuple[Scenes, list[list[Exchange]], Tensor | None]:
         plan, place = self.plan, None
-        # Some more than needed where questions are asked: not every clip gets one.
-        num = plan.batch_size + (plan.batch_size // 4 + 4 if self.rates is not None else 0)
-        if self.rates is not None and plan.families is not None:
-            num = self.rates.num_to_draw(plan.batch_size, plan.families)
+        num = self.num_drawn
         drawn = num * (_DRAWN_PER_ONE if plan.one_object else 1)
         if plan.world is not None:
             scenes = sample_planned(drawn, num_pictures, generator, plan.world)
