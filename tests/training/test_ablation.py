@@ -198,6 +198,32 @@ def test_a_run_under_way_needs_its_checkpoint_and_nothing_else(finished, tmp_pat
     assert numbers_of(folder) == numbers_of(out)
 
 
+def test_arms_with_collages_of_their_own_keep_what_they_learnt_about_positions(finished, tmp_path, monkeypatch):
+    out, _, _ = finished
+    mine = replace(tiny(), own_collages=True)
+    folder = carried(out, tmp_path / "elsewhere", "base/seed0/01_*/model/*")
+    seen = trained_by(monkeypatch)
+    run_experiment(mine, folder, "a command", ignore)
+    assert seen == ["runs/single/keyframes/seed0", "base/seed0/own/before_4d", "runs/single/before_4d/seed0"]
+    assert "each arm had 1 steps of collages of its own" in (folder / "report.md").read_text()
+    # Common weights are what two arms of a seed must share, and they do; positions are what the collages left.
+    starts = {
+        arm: json.loads((folder / f"runs/single/{arm}/seed0/{RESULT_FILE}").read_text())["start"] for arm in mine.arms
+    }
+    assert len(set(starts.values())) == 1
+    assert starts["before_4d"] is not None
+    arm, start = (
+        yaml.safe_load((folder / place / "recipe.yaml").read_text())["model"]
+        for place in ("runs/single/before_4d/seed0", "base/seed0/own/before_4d")
+    )
+    assert "weights_except" not in arm
+    assert start["weights_except"] == ["*.axis_theta"]
+    # Neither experiment takes the folder of the other.
+    for other, taken in ((tiny(), folder), (mine, out)):
+        with pytest.raises(InputError, match=r"other own_collages|other settings"):
+            run_experiment(other, taken, "a command", ignore)
+
+
 def test_a_signal_that_comes_too_late_for_a_run_ends_the_experiment(tmp_path, monkeypatch):
     # During the validation at the end of the first run: it becomes whole, and no other is begun.
     begun = []

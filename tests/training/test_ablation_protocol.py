@@ -53,6 +53,27 @@ def test_arms_share_weights_clips_and_all_but_their_own_values():
     assert {name for name, weight in losses.items() if weight} == {"text"}
 
 
+def test_own_collages_come_between_the_common_weights_and_an_arm():
+    common, own = (Experiment("table3", "cpu", 1, ("single",), own_collages=mine) for mine in (False, True))
+    last = common.base_runs(0)[-1].place
+    assert own.base_runs(0) == common.base_runs(0)
+    for arm in own.arms:
+        run, between = own.arm_run("single", arm, 0).run, own.own_run(arm, 0)
+        assert common.own_run(arm, 0) is None
+        assert run.recipe == common.arm_run("single", arm, 0).run.recipe
+        if arm == "keyframes":  # has no strip to read
+            assert between is None
+            assert (run.start, run.keeps_theta) == (last, False)
+            continue
+        assert (between.start, run.start, run.keeps_theta) == (last, between.place, True)
+        # As many steps as each layout has had in common; nothing in them tells of motion.
+        (stage,) = between.recipe["stages"]
+        assert stage["steps"] == own.own_collage_steps == 750
+        assert stage["batch"]["world"]["kinds"] == ["still"]
+        assert {**between.recipe["model"], **own.arms[arm].model} == between.recipe["model"]
+    assert len({own.arm_run("single", arm, 0).run.start for arm in own.arms}) == len(own.arms)
+
+
 def test_every_layout_has_collages_and_another_one_is_last_for_other_seeds():
     experiment = Experiment("table4", "cpu", 3, ("single",))
     chains = [experiment.base_runs(seed) for seed in range(8)]

@@ -28,9 +28,17 @@ SCALES = ("smoke", "cpu", "gpu")
 @click.option("-o", "--output", type=Path, required=True, metavar="OUT", help="Folder; what it holds is gone on with.")
 @click.option("--worlds", metavar="NAME,...", help="Worlds: single, several, long, leak; without it, the first three.")
 @click.option("--arms", metavar="NAME,...", help="Some of the arms only.")
+@click.option("--own-collages", is_flag=True, help="Let each arm meet its own layout and positions before motion.")
 @json_option
 def ablate(
-    table: str, scale: str, seeds: int, output: Path, worlds: str | None, arms: str | None, as_json: bool
+    table: str,
+    scale: str,
+    seeds: int,
+    output: Path,
+    worlds: str | None,
+    arms: str | None,
+    own_collages: bool,
+    as_json: bool,
 ) -> int:
     """Train and measure the arms of TABLE and write OUT/report.md: means, intervals, and which claims hold.
 
@@ -45,11 +53,11 @@ def ablate(
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; name a folder")
     chosen = CLAIM_WORLDS if worlds is None else _names(worlds, "worlds")
-    experiment = Experiment(table, scale, seeds, chosen, None if arms is None else _names(arms, "arms"))
+    arm_names = None if arms is None else _names(arms, "arms")
+    experiment = Experiment(table, scale, seeds, chosen, arm_names, own_collages=own_collages)
     options = ["--scale", scale, "--seeds", str(seeds), "--worlds", ",".join(chosen)]
-    command = shlex.join(
-        ["dynimg-vl", "ablate", table, *options, *([] if arms is None else ["--arms", arms]), "-o", "OUT"]
-    )
+    options += ([] if arms is None else ["--arms", arms]) + (["--own-collages"] if own_collages else [])
+    command = shlex.join(["dynimg-vl", "ablate", table, *options, "-o", "OUT"])
     with progress_bar("runs") as progress, contextlib.redirect_stdout(sys.stderr):  # the trainer prints its log
         outcome = run_experiment(experiment, output, command, progress)
     if outcome.stopped_by:

@@ -1,7 +1,8 @@
 """The protocol: which runs an experiment consists of, each of them a recipe for `dynimg-vl train`.
 
 For every seed: stills (A), collages in the layouts of all arms (B), and then each arm from these common weights with
-the loss on text alone (C). Positions are 1-D in A and B, as those of a pretrained language model are.
+the loss on text alone (C). Positions are 1-D in A and B, as those of a pretrained language model are. With
+`own_collages`, each arm reads collages once more between B and C, in its own layout and with its own positions.
 """
 
 import copy
@@ -54,13 +55,15 @@ class TestSettings:
 class Run:
     """Hold one run: the place of its folder below that of the experiment, and its recipe without the output folder.
 
-    `start` is the place of the run whose weights it starts from, `is_arm` whether it is stage C.
+    `start` is the place of the run whose weights it starts from, `is_arm` whether it is stage C, and `keeps_theta`
+    whether it takes over what that run learnt about positions.
     """
 
     place: str
     recipe: Mapping[str, Any]
     start: str | None = None
     is_arm: bool = False
+    keeps_theta: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,9 @@ class ArmRun:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Hold what an experiment is: a table, a scale, seeds, worlds, and arms (None: all).
+    """Hold what an experiment is: a table, a scale, seeds, worlds, arms, and whether these have `own_collages`.
+
+    Without names of arms it has all of them, and `changes` go into the recipe of the scale.
 
     Raises:
         InputError: where one of them does not exist.
@@ -89,6 +94,7 @@ class Experiment:
     worlds: tuple[str, ...]
     arm_names: tuple[str, ...] | None = None
     changes: tuple[tuple[str, Any], ...] = ()
+    own_collages: bool = False
 
     def __post_init__(self) -> None:
         for what, given, known in (
@@ -137,8 +143,9 @@ class Experiment:
         plans = {name: asdict(WORLDS[name].plan) for name in (self.worlds if worlds is None else worlds)}
         models = {name: dict(self.table.arms[name].model) for name in (self.arms if arms is None else arms)}
         own = {"table": self.table_name, "scale": self.scale, "worlds": plans, "arms": models, "values": self.values}
+        between = {"own_collages": self.own_collage_steps} if self.own_collages else {}
         # Of the other arms, those with a layout of their own have a part in the common weights.
-        return {**own, "stills": asdict(STILLS), "collages": asdict(COLLAGES), "layouts": self._layouts()}
+        return {**own, **between, "stills": asdict(STILLS), "collages": asdict(COLLAGES), "layouts": self._layouts()}
 
     def base_runs(self, seed: int) -> list[Run]:
         """List stages A and B of a seed, each from the weights of the one before; arms start from the last."""
@@ -148,12 +155,25 @@ class Experiment:
         layouts = self._layouts()
         # Whichever layout comes last has an advantage: another one for each seed.
         order = random.Random(f"{self.table_name} {seed}").sample(layouts, len(layouts)) * self.test.collage_rounds
-        share = max(1, self._stage("collages")["steps"] // len(order))
+        share = self._collage_share()
         for number, layout in enumerate(order, start=1):
             recipe = self._recipe("collages", seed + 100 * number, layout, asdict(COLLAGES), share)
             name = "_".join(str(layout[key]) for key in _LAYOUT)
             runs.append(Run(f"base/seed{seed}/{number:02d}_{name}", recipe, runs[-1].place))
         return runs
+
+    def own_run(self, arm: str, seed: int) -> Run | None:
+        """Give the collages of one arm alone, as many as each layout had in common; None where it has none.
+
+        Clips are those of the last common collages, and more.
+        """
+        if not self.own_collages or arm == KEYFRAMES:
+            return None
+        last = self.base_runs(seed)[-1]
+        model = {**self._default_layout, **self.arms[arm].model}
+        seed_of_clips = last.recipe["training"]["seed"]
+        recipe = self._recipe("collages", seed_of_clips, model, asdict(COLLAGES), self.own_collage_steps)
+        return Run(f"base/seed{seed}/own/{arm}", recipe, last.place)
 
     def arm_run(self, world: str, arm: str, seed: int, budget: str = "clips", steps: int | None = None) -> ArmRun:
         """Give stage C of one arm; all arms of a seed have the same start, the same clips and the same questions."""
@@ -161,7 +181,10 @@ class Experiment:
         model = {**WORLDS[world].model, **self.arms[arm].model}
         recipe = self._recipe("text", 10_000 + seed, model, asdict(WORLDS[world].plan), steps)
         place = f"runs/{world}/{arm}{'' if budget == 'clips' else '.compute'}/seed{seed}"
-        return ArmRun(arm, world, seed, budget, steps, Run(place, recipe, self.base_runs(seed)[-1].place, is_arm=True))
+        own = self.own_run(arm, seed)
+        start = (own or self.base_runs(seed)[-1]).place
+        run = Run(place, recipe, start, is_arm=True, keeps_theta=own is not None)
+        return ArmRun(arm, world, seed, budget, steps, run)
 
     def arm_runs(self, flops: Mapping[tuple[str, str], float]) -> list[ArmRun]:
         """List all runs of arms, seed by seed.
@@ -183,14 +206,27 @@ class Experiment:
         return runs
 
     def _layouts(self) -> list[dict[str, Any]]:
-        default = {"prompt_stage": "before", "num_prompt_frames": self.values["model"]["num_prompt_frames"]}
         found: list[dict[str, Any]] = []
         for name, arm in self.arms.items():
-            model = {**default, "num_dynimgs": 1, **arm.model}
+            model = {**self._default_layout, **arm.model}
             layout = {key: model[key] for key in _LAYOUT}
             if name != KEYFRAMES and layout not in found:
                 found.append(layout)
-        return found or [{**default, "num_dynimgs": 1}]
+        return found or [self._default_layout]
+
+    @property
+    def _default_layout(self) -> dict[str, Any]:
+        number = self.values["model"]["num_prompt_frames"]
+        return {"prompt_stage": "before", "num_prompt_frames": number, "num_dynimgs": 1}
+
+    @property
+    def own_collage_steps(self) -> int:
+        """Count the steps of the collages that an arm has of its own."""
+        return self._collage_share() * self.test.collage_rounds
+
+    def _collage_share(self) -> int:
+        # Steps of one layout in one round.
+        return max(1, self._stage("collages")["steps"] // (len(self._layouts()) * self.test.collage_rounds))
 
     def _stage(self, name: str) -> dict[str, Any]:
         return next(stage for stage in self.values["stages"] if stage["name"] == name)

@@ -41,7 +41,9 @@ def write_report(
     total = len(results) if total is None else total
     worlds = {name: summarise(experiment, name, results) for name in experiment.worlds}
     runs = {"done": len(results), "total": total}
-    summary = {"table": experiment.table_name, "scale": experiment.scale, "runs": runs, "worlds": worlds}
+    steps = experiment.own_collage_steps if experiment.own_collages else 0
+    what = {"table": experiment.table_name, "scale": experiment.scale, "own_collage_steps": steps}
+    summary = {**what, "runs": runs, "worlds": worlds}
     dates, machines = (sorted({str(each[key]) for each in results}) for key in ("date", "machine"))
     lines = [f"# {experiment.table.title}", "", *([_SMOKE, ""] if experiment.scale == "smoke" else [])]
     if len(results) < total:
@@ -53,6 +55,8 @@ def write_report(
         "backward) as the reference at equal clips. The paper's accuracy is that on MSVD.",
         "",
     ]
+    if steps:
+        lines += [f"**Between the common weights and text, each arm had {steps} steps of collages of its own.**", ""]
     for name, world in worlds.items():
         figure = f"{experiment.table_name}_{name}.svg"
         (out / figure).write_text(_figure(experiment, name, world))

@@ -43,7 +43,7 @@ RESULT_FILE = "result.json"
 _FLOPS_FILE = "flops.json"
 _RECIPE_FILE = "recipe.yaml"
 _START_FILE = "start.json"
-"""Which weights an arm started from and where they look, noted when it starts: they may be elsewhere when it ends."""
+"""Which common weights an arm has and where it looks when it starts, noted then: they may be elsewhere when it ends."""
 _NEEDED = (
     "arm",
     "world",
@@ -146,7 +146,7 @@ class _Runner:
                 if isinstance(parts, dict):  # others may join, as seeds may
                     described[what] = {**parts, **described[what]}
                     known[what] = {**described[what], **parts}
-            if changed := [name for name, value in described.items() if known.get(name) != value]:
+            if changed := [name for name in {**described, **known} if known.get(name) != described.get(name)]:
                 raise InputError(f"{self.out} holds an experiment with other {', '.join(changed)}; take another folder")
         # Results may have come from elsewhere, without this file.
         for world in self.experiment.worlds:
@@ -187,8 +187,8 @@ class _Runner:
         values["training"]["output_dir"] = str(folder)
         if with_start and (start := self.start(run)) is not None:
             values["model"]["weights"] = os.path.relpath(start, folder)
-            # Positions beyond one axis begin as the paper says.
-            values["model"]["weights_except"] = ["*.axis_theta"]
+            if not run.keeps_theta:  # positions beyond one axis begin as the paper says
+                values["model"]["weights_except"] = ["*.axis_theta"]
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _RECIPE_FILE
         path.write_text(yaml.safe_dump(values, sort_keys=False))
@@ -199,11 +199,12 @@ class _Runner:
 
         Arms start from what was exported, in half precision: one file of 2 MB is all that has to be carried elsewhere.
         """
-        if run.start is None:
-            return None
-        checkpoint, model = last_checkpoint(self.out / run.start), self.out / run.start / "model"
+        return None if run.start is None else self._weights(run.start, run.is_arm)
+
+    def _weights(self, place: str, as_exported: bool) -> Path | None:
+        checkpoint, model = last_checkpoint(self.out / place), self.out / place / "model"
         exported = model if is_complete(model) else None
-        return exported or checkpoint if run.is_arm else checkpoint or exported
+        return exported or checkpoint if as_exported else checkpoint or exported
 
     def is_done(self, each: ArmRun) -> bool:
         """Tell whether the result of an arm is there."""
@@ -214,7 +215,7 @@ class _Runner:
         folder = self.out / each.run.place
         try:
             if not self._is_begun(each.run):
-                self._train_bases(each.seed, patience)
+                self._train_bases(each, patience)
             with _lock(folder, patience):
                 if not self.is_done(each):
                     self._note_start(each, folder)
@@ -229,8 +230,9 @@ class _Runner:
     def _is_begun(self, run: Run) -> bool:
         return self._is_trained(run) or last_checkpoint(self.out / run.place) is not None
 
-    def _train_bases(self, seed: int, patience: float) -> None:
-        runs = self.experiment.base_runs(seed)
+    def _train_bases(self, each: ArmRun, patience: float) -> None:
+        own = self.experiment.own_run(each.arm, each.seed)
+        runs = [*self.experiment.base_runs(each.seed), *([] if own is None else [own])]
         # Whatever comes before the last that is trained, or under way, is needed no more.
         begun = [number for number, run in enumerate(runs) if self._is_begun(run)]
         for base in runs[max(begun, default=0) :]:
@@ -247,13 +249,13 @@ class _Runner:
 
     def _note_start(self, each: ArmRun, folder: Path) -> None:
         # Before the first step: the weights may be elsewhere when the run ends.
-        start = self.start(each.run)
-        if self._is_begun(each.run) or start is None:
+        if self._is_begun(each.run) or self.start(each.run) is None:
             return
+        common = self._weights(self.experiment.base_runs(each.seed)[-1].place, True)
         recipe = self.recipe(each.run, folder)
         model, processor = build_model(recipe.model, None, build_arguments(recipe.training))
         looks = measure_looks(model.float(), processor, WORLDS[each.world].plan, self.experiment.test)
-        _write(folder / _START_FILE, {"weights": digest_of(start), "looks": looks})
+        _write(folder / _START_FILE, {"weights": None if common is None else digest_of(common), "looks": looks})
 
     def _measure(self, each: ArmRun, folder: Path) -> None:
         checkpoint = last_checkpoint(folder)
