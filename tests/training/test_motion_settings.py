@@ -96,6 +96,9 @@ def test_an_unknown_key_of_the_section_training_or_of_a_part_is_named_before_any
             {"stages.1.batch.families": ["direction"], "stages.1.batch.world": PAIRS},
             "families of a planned world are given with it",
         ),
+        ({"stages.1.batch.num_keyframe_tokens": []}, "stages.whole.batch: num_keyframe_tokens names none"),
+        ({"stages.1.batch.num_keyframe_tokens": [4, -1]}, "num_keyframe_tokens must be at least 0, got -1"),
+        ({"stages.1.batch.num_keyframe_tokens": [4, "all"]}, "num_keyframe_tokens must be a whole number, got 'all'"),
         ({"stages.1.batch.one_object": 1}, "one_object must be true or false, got 1"),
         ({"stages.1.batch.one_object": True, "stages.1.batch.world": PAIRS}, "one_object needs a world of one object"),
         (

@@ -27,7 +27,7 @@ from dynimg_vl.training.motion.data import (
     look_at_one,
     prompt_times,
 )
-from dynimg_vl.training.motion.settings import DENSE, OF_MOTION, LossWeights, Schedule, Stage, WorldSettings
+from dynimg_vl.training.motion.settings import DENSE, OF_MOTION, Lesson, LossWeights, Schedule, Stage, WorldSettings
 from dynimg_vl.training.motion.staged_data import StagedDataset, as_sample
 from dynimg_vl.training.motion.step import exact_matches
 from dynimg_vl.training.motion.tokenizer import build_tokenizer
@@ -124,8 +124,8 @@ def test_tokens_that_are_left_out_leave_the_places_of_the_others(tokenizer, bank
     ("stage", "there"),
     [
         ("before", set(DENSE)),
-        ("tiles", {"covered", "kind", "shape", "centre", "where"}),
-        ("after", {"covered", "kind", "shape", "centre", "where"}),
+        ("tiles", {"covered", "kind", "shape", "cover_shape", "outline", "centre", "where"}),
+        ("after", {"covered", "kind", "shape", "cover_shape", "outline", "centre", "where"}),
         ("none", set()),
     ],
 )
@@ -169,6 +169,36 @@ def test_one_object_is_in_the_tokens_about_a_place(world, tokenizer, bank):
         asked |= set(batch.text.family.unique().tolist())
     assert len(places) > 10
     assert len(asked) > 5 if world is None else len(asked) == 2  # with -1, of what is padded
+
+
+def test_windows_take_turns_from_step_to_step(tokenizer, bank):
+    layout = DynImgLayout(num_prompt_frames=4, token_grid=8, patch_grid=16, patch_size=8)
+    plan = BatchPlan(2, (3, 6, 48), 0, one_object=True, has_strip=False)
+    alone = MotionDataset(plan, View(layout), 6, 0, bank=bank)
+    assert [len(alone[number].keep_tokens) for number in range(6)] == [3, 6, 48] * 2
+    # Both processes of a step take as many, of other clips.
+    stage = Stage("shapes", 4, BatchPlan(2, 0, 0), beside=Lesson(plan))
+    data = StagedDataset(WorldSettings(num_pictures=2), Schedule((stage,)), View(layout), tokenizer, batches_per_step=2)
+    drawn = [data[number] for number in range(8)]
+    counts = [len(each["beside"]["keep_tokens"]) for each in drawn]
+    assert counts == [3, 3, 6, 6, 48, 48, 3, 3]
+    assert not torch.equal(drawn[4]["beside"]["pixels"], drawn[5]["beside"]["pixels"])
+
+
+def test_the_shape_of_what_is_covered_is_a_loss_over_those_patches(tokenizer, bank):
+    learner = tiny_learner(tokenizer)
+    batch = batch_of(learner, bank, None, BatchPlan(6, 48, 0))
+    with torch.no_grad():
+        losses, _ = learner.losses(batch)
+        features, _, _ = learner.encode(batch.pixels, batch.keep_tokens)
+        logits = learner.heads(features)["shape"]
+    truth = batch.targets.shape[:, learner.frame_rank[learner.kept_patches(batch.keep_tokens)]]
+    found = [
+        float(logits[clip, patch].logsumexp(0) - logits[clip, patch, int(truth[clip, patch])])
+        for clip, patch in truth.nonzero().tolist()
+    ]
+    assert 0 < len(found) < truth.numel() / 2
+    assert float(losses["cover_shape"]) == pytest.approx(sum(found) / len(found), rel=1e-4)
 
 
 def test_only_what_is_asked_for_is_asked_and_each_answer_as_often(tokenizer, bank):

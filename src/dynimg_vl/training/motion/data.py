@@ -339,18 +339,17 @@ class MotionDataset(Dataset):
             raise ValueError("this dataset has no pictures of its own; use draw")
         return self.draw(index, self.bank)
 
-    def draw(self, index: int, bank: PictureBank) -> MotionBatch:
-        """Draw one batch over the given pictures."""
+    def draw(self, index: int, bank: PictureBank, turn: int | None = None) -> MotionBatch:
+        """Draw one batch over the given pictures; of several numbers of keyframe tokens, it is the `turn` of one."""
         plan, seed = self.plan, self.seed * 1_000_003 + index
+        num_tokens = plan.turns[(index if turn is None else turn) % len(plan.turns)]
         generator, rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
         scenes, exchanges, place = self._draw_clips(len(bank), generator, rng)
         times = frame_times(len(scenes), self.view, generator)
         if plan.world is not None and plan.num_questions:
             exchanges = ask_planned(plan.world, scenes, times, plan.num_questions, rng, self.vary)
-        keep = choose_tokens(self.view.layout, plan.num_keyframe_tokens, generator, place, plan.has_strip)
-        text = None
-        if exchanges and self.packer is not None:
-            text = self.packer.pack(exchanges, rng)
+        keep = choose_tokens(self.view.layout, num_tokens, generator, place, plan.has_strip)
+        text = self.packer.pack(exchanges, rng) if exchanges and self.packer is not None else None
         pixels, targets = self._draw_pixels(scenes, times, bank, keep, generator)
         labels = motion_labels(scenes.kind_id, scenes.direction_id)
         active = scenes.present & (labels > 0)

@@ -64,14 +64,14 @@ class BatchPlan:
 
     With `families`, nothing else is asked about, and clips about which none of that is asked are left out: of what is
     learnt late there is more, its answers being as frequent as always. With `world`, clips and questions are those of a
-    planned world, and neither the families nor the two shares have a meaning. With
-    `one_object`, clips hold one object, all of a batch near one place at the keyframe, and the keyframe tokens about it
-    are taken instead of any: a small part of the picture has all that is asked about. Without `has_strip`, no prompt
-    frame is shown.
+    planned world, and neither the families nor the two shares have a meaning. With `one_object`, clips hold one object,
+    all of a batch near one place at the keyframe, and the keyframe tokens about it are taken instead of any: a small
+    part of the picture has all that is asked about. Several `num_keyframe_tokens` take turns from step to step. Without
+    `has_strip`, no prompt frame is shown.
     """
 
     batch_size: int
-    num_keyframe_tokens: int
+    num_keyframe_tokens: int | tuple[int, ...]
     num_questions: int
     camera_share: float = CAMERA_SHARE
     choice_share: float = 0.0
@@ -95,13 +95,14 @@ class BatchPlan:
             given["families"] = _families(given, where)
         if "world" in given:
             given["world"] = WorldPlan.from_values(given["world"], f"{where}.world")
+        given["num_keyframe_tokens"] = _turns(given["num_keyframe_tokens"], f"{where}: num_keyframe_tokens")
         plan = cls(**given)
         _check_least("batch_size", plan.batch_size, 1, where)
-        for name in ("num_keyframe_tokens", "num_questions"):
-            _check_least(name, getattr(plan, name), 0, where)
+        _check_least("num_keyframe_tokens", min(plan.turns), 0, where)
+        _check_least("num_questions", plan.num_questions, 0, where)
         for name in ("camera_share", "choice_share"):
             _check_share(name, getattr(plan, name), where)
-        if not plan.has_strip and plan.num_keyframe_tokens == 0:
+        if not plan.has_strip and min(plan.turns) == 0:
             raise InputError(f"{where}: without strip, num_keyframe_tokens must be at least 1")
         if plan.one_object and plan.families is not None:
             raise InputError(f"{where}: one_object and families do not go together")
@@ -109,10 +110,19 @@ class BatchPlan:
             raise InputError(f"{where}: one_object needs a world of one object, this one has {plan.world.min_objects}")
         return plan
 
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """Give the numbers of keyframe tokens that take turns, or the only one."""
+        number = self.num_keyframe_tokens
+        return number if isinstance(number, tuple) else (number,)
+
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weigh the losses against each other: text and attention, and those of the linear heads."""
+    """Weigh the losses against each other: text and attention, and those of the linear heads.
+
+    `shape` is about all patches, most of which have none; `cover_shape` about those that an object covers.
+    """
 
     text: float = 1.0
     attention: float = 1.0
@@ -127,6 +137,8 @@ class LossWeights:
     path: float = 0.0
     ways: float = 0.0
     track: float = 0.0
+    cover_shape: float = 0.0
+    outline: float = 0.0
 
     @property
     def is_text_only(self) -> bool:
@@ -141,7 +153,7 @@ class LossWeights:
 
 OF_MOTION = ("attention", "flow", "camera", "direction", "path", "ways", "track")
 """Losses of which the answer lies in more than one frame."""
-DENSE = (*OF_MOTION, "covered", "kind", "shape", "centre", "where")
+DENSE = (*OF_MOTION, "covered", "kind", "shape", "centre", "where", "cover_shape", "outline")
 """All losses but that on text; a model without prompt frames has none."""
 
 
@@ -269,7 +281,7 @@ class Schedule:
                     f"{where}: no patch sees another frame {why}, so {', '.join(asked)} cannot be learnt; give "
                     "losses of 0, or --motion_attention_loss 0 --motion_heads_loss 0"
                 )
-            if prompt_stage == "none" and lesson.batch.num_keyframe_tokens == 0:
+            if prompt_stage == "none" and min(lesson.batch.turns) == 0:
                 raise InputError(f"{where}: without prompt frames, num_keyframe_tokens must be at least 1")
 
     @property
@@ -336,6 +348,15 @@ def _name(values: Any, index: int) -> str:
     if not isinstance(values, Mapping):
         raise InputError(f"stages.{index} must have keys, got {values!r}")
     return str(values.get("name") or index)
+
+
+def _turns(value: Any, where: str) -> int | tuple[int, ...]:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if not value:
+            raise InputError(f"{where} names none")
+        return tuple(_number(each, int, where) for each in value)
+    number: int = _number(value, int, where)
+    return number
 
 
 def _families(batch: Mapping[str, Any], where: str) -> tuple[str, ...]:

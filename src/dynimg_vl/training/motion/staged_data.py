@@ -58,7 +58,8 @@ class StagedDataset(Dataset):
         step, part = divmod(index, self.batches_per_step)
         number, within = self.schedule.locate(step)
         pictures = self.pictures.at(index)
-        batches = [each.draw(within * self.batches_per_step + part, pictures) for each in self.parts[number]]
+        # Processes that wait for one another take as many tokens as each other.
+        batches = [each.draw(within * self.batches_per_step + part, pictures, within) for each in self.parts[number]]
         return as_sample(batches, self.schedule.stages[number])
 
 
