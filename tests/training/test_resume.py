@@ -1,7 +1,9 @@
 """A run that is stopped and taken up again ends where it would have; what was cut off while being written is left."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 
@@ -149,10 +151,14 @@ def wait_for(condition, process, seconds=120):
 def test_sigterm_ends_a_process_of_its_own_with_a_checkpoint(recipe_of, tmp_path):
     recipe = recipe_of(samples_about_clips(8), max_steps=100_000, save_strategy="steps", save_steps=5)
     process = subprocess.Popen(
-        command(recipe, "--dataloader_num_workers", 2), env=environment(), stdout=subprocess.PIPE, text=True
+        command(recipe, "--dataloader_num_workers", 2),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     wait_for(lambda: step_of(tmp_path / "run") > 0, process)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)  # as torchrun and SLURM do
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command goes on from there" in out

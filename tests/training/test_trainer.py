@@ -2,9 +2,12 @@
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import resource
 import signal
+import subprocess
+import time
 from itertools import pairwise
 
 import pytest
@@ -196,6 +199,24 @@ def test_a_signal_saves_and_stops_after_the_step(recipe_of, tmp_path, monkeypatc
     assert (result.stopped_by, result.step, result.model) == (number, 2, None)
     assert is_complete(tmp_path / "run" / "checkpoint-2")
     assert signal.getsignal(number) is handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_saves_and_stops_too(recipe_of, tmp_path, monkeypatch, number):
+    def signal_all(_):
+        (reader,) = multiprocessing.active_children()
+        subprocess.run(
+            ["kill", f"-{number}", str(reader.pid)], check=True
+        )  # torch takes one of its parent's for an end
+        time.sleep(0.5)
+        signal.raise_signal(number)
+
+    after_step(monkeypatch, 2, signal_all)
+    settings = {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 1}
+    result = train_here(recipe_of(samples_about_clips(24), **settings))
+    assert (result.stopped_by, result.step) == (number, 2)
+    assert is_complete(tmp_path / "run" / "checkpoint-2")
+    assert multiprocessing.active_children() == []
 
 
 def test_a_loss_that_is_no_number_stops_with_the_batch_saved_and_the_weights_unharmed(recipe_of, tmp_path, monkeypatch):

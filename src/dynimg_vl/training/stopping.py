@@ -3,6 +3,7 @@
 import logging
 import math
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -43,6 +44,21 @@ class SignalStop:
         for kind, handler in self._before.items():
             signal.signal(kind, handler)
         self._before = {}
+
+
+def outlive_signals(seed_worker: Callable[[int], None] | None, worker_id: int) -> None:
+    """Let a process that reads data ignore SIGINT and the first SIGTERM: the training process says when it ends.
+
+    Terminals, SLURM and torchrun signal all processes of a group, and the step under way could not end without data.
+
+    Args:
+        seed_worker: what else is done when the process starts.
+        worker_id: the number of the process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    if seed_worker is not None:
+        seed_worker(worker_id)
 
 
 def highest(value: int, device: torch.device) -> int:

@@ -8,12 +8,13 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
 
 from ..errors import InputError
@@ -25,7 +26,7 @@ from .checkpoints import PARTIAL, discard_partial, explained, publish, rotate
 from .optimizers import MuonWithAdamW
 from .parameter_groups import parameter_groups, theta_sizes
 from .sampling import EpochSampler
-from .stopping import SignalStop, StopOnBadLoss, StopOnSignal
+from .stopping import SignalStop, StopOnBadLoss, StopOnSignal, outlive_signals
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,13 @@ class DynImgTrainer(Trainer):
         total = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         self._sampler = EpochSampler(len(dataset), total, seed, lengths)
         return self._sampler
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Build the loader, whose processes outlive a signal to the whole group."""
+        loader = super().get_train_dataloader()
+        own = getattr(loader, "base_dataloader", loader)  # accelerate wraps it
+        own.worker_init_fn = partial(outlive_signals, own.worker_init_fn)
+        return loader
 
     def _epoch_setters(self) -> list[Callable[[int], None]]:
         found = [getattr(each, "set_epoch", None) for each in (self.train_dataset, self._sampler)]
