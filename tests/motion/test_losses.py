@@ -7,18 +7,16 @@ import torch
 
 from dynimg_vl.layout import DynImgLayout
 from dynimg_vl.motion.paths import DIRECTIONS, KINDS, LABELS, motion_labels
-from dynimg_vl.motion.world import CAMERA_KINDS, COLOURS, SHAPES, object_centres, outlines, sample_scenes
+from dynimg_vl.motion.world import CAMERA_KINDS, COLOURS, SHAPES, object_centres, sample_scenes
 from dynimg_vl.training.motion.data import choose_tokens, draw_dynimgs, prompt_times, tile_tokens
 from dynimg_vl.training.motion.losses import (
     IGNORE,
-    OUTLINE_RAYS,
     MotionHeads,
     attention_loss,
     bilinear_neighbours,
     flow_loss,
     frame_grids,
     motion_targets,
-    outline_loss,
     track_loss,
     watch_attention,
     where_loss,
@@ -260,35 +258,6 @@ def test_the_loss_on_tracks_is_the_weighted_mean_over_patches(clips):
     assert float(track_loss(predicted, targets, keep)) == pytest.approx(total / amount, rel=1e-5)
 
 
-def test_patches_tell_the_outline_of_the_object_that_covers_them(clips):
-    scenes, times, targets = clips
-    first, seen = 0, 0
-    for frame, (rows, columns) in enumerate(frame_grids(LAYOUT)):
-        at = times[:, frame : frame + 1]
-        reach, middles = outlines(scenes, at, OUTLINE_RAYS)[:, 0], object_centres(scenes, at)[:, 0]
-        for patch in range(first, first + rows * columns):
-            for clip in targets.covered[:, patch].nonzero().flatten().tolist():
-                place = int((middles[clip] - targets.where[clip, patch]).abs().sum(-1).argmin())
-                assert torch.allclose(targets.outline[clip, patch].exp() / 10, reach[clip, place], rtol=1e-4)
-                seen += 1
-        first += rows * columns
-    assert seen > 100
-
-
-def test_the_loss_on_outlines_is_the_mean_over_covered_patches(clips):
-    _, _, targets = clips
-    keep = torch.arange(2, 256, 3)
-    predicted = torch.rand(12, len(keep), OUTLINE_RAYS, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    errors = []
-    for clip in range(12):
-        for row, patch in enumerate(keep.tolist()):
-            if targets.covered[clip, patch]:
-                pairs = zip(predicted[clip, row].tolist(), targets.outline[clip, patch].tolist(), strict=True)
-                gaps = [abs(a - b) for a, b in pairs]
-                errors.append(sum(gap**2 / 0.2 if gap < 0.1 else gap - 0.05 for gap in gaps) / OUTLINE_RAYS)
-    assert float(outline_loss(predicted, targets, keep)) == pytest.approx(sum(errors) / len(errors), rel=1e-5)
-
-
 def test_heads_name_every_motion_camera_colour_and_shape():
     found = MotionHeads(16)(torch.zeros(2, 5, 16))
     assert {name: tuple(part.shape) for name, part in found.items()} == {
@@ -301,7 +270,6 @@ def test_heads_name_every_motion_camera_colour_and_shape():
         "path": (2, 5, len(LABELS)),
         "ways": (2, 5, 2, len(DIRECTIONS)),
         "track": (2, 5, 8),
-        "outline": (2, 5, OUTLINE_RAYS),
         "camera": (2, len(CAMERA_KINDS)),
         "direction": (2, len(LABELS)),
     }

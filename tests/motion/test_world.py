@@ -9,7 +9,7 @@ from dynimg_vl.motion import render as drawing
 from dynimg_vl.motion.paths import KINDS
 from dynimg_vl.motion.render import match_points, pixel_points, render, truth_at
 from dynimg_vl.motion.textures import PictureBank, procedural_pictures
-from dynimg_vl.motion.world import CAMERA_KINDS, DIRECTIONS, object_centres, object_distance, outlines, sample_scenes
+from dynimg_vl.motion.world import CAMERA_KINDS, DIRECTIONS, object_centres, object_distance, sample_scenes
 from dynimg_vl.training.motion.heldout import halted_scene
 
 VISIBLE = ("position", "radius", "aspect", "angle", "tint", "shape_id", "colour_id", "textured", "outlined")
@@ -206,25 +206,3 @@ def test_one_place_and_some_rows_are_what_they_were():
     assert torch.equal(part.position[:, 0], scenes.position[3:9, 1])
     assert torch.equal(part.paths.legs[:, 0], scenes.legs[3:9, 1])
     assert torch.equal(replace(scenes).to("cpu").radius, scenes.radius)
-
-
-def test_outlines_end_where_objects_do():
-    num, rays = 200, 16
-    scenes = sample_scenes(num, 4, torch.Generator().manual_seed(21), camera_share=0.5)
-    times = torch.rand(num, 2, generator=torch.Generator().manual_seed(22)) * 2 - 1
-    reach = outlines(scenes, times, rays)
-    turn = torch.arange(rays) * (2 * torch.pi / rays)
-    ray = torch.stack((turn.cos(), turn.sin() / 0.75), -1)  # a screen is three quarters as high as it is wide
-    for place in range(3):
-        middle = object_centres(scenes, times)[:, :, place, None]
-        for factor, sign in ((0.98, -1), (1.0, 0), (1.02, 1)):
-            points = middle + factor * reach[:, :, place, :, None] * ray
-            distance = object_distance(scenes, times, points)[..., place]
-            there = distance != 1.0  # absent
-            assert there.float().mean() > 0.1
-            off = distance[there] / reach[:, :, place][there]
-            assert (off * sign > 0.001).all() if sign else (off.abs() < 1e-4).all()
-    # Round, but for the stretch; bars reach more than twice as far one way as the other.
-    spread = reach[:, 0, 0].amax(-1) / reach[:, 0, 0].amin(-1)
-    assert spread[scenes.shape_id[:, 0] == 0].max() < 1.23
-    assert spread[scenes.shape_id[:, 0] == 3].min() > 1.8

@@ -8,7 +8,6 @@ No leak: where things are *at the keyframe*, their number, colour, shape and siz
 of, how they move. A first world without this let a model that saw keyframes only answer 67 % of the motion questions.
 """
 
-import math
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -33,10 +32,6 @@ SHAPES = ("circle", "square", "triangle", "bar")
 MAX_OBJECTS = 3
 CAMERA_SHARE = 0.35
 """The share of clips with a moving camera (one in eight of them keeps still)."""
-_HEIGHT = 0.75
-"""Of a screen, in widths: shapes are as round as on a 4:3 picture."""
-_BOX, _TRIANGLE, _BAR = 0.85, 0.6, 0.45
-"""Radii from the middle to the sides: of squares, of triangles, and to the long sides of bars."""
 _NUM_OBJECTS = (0.1, 0.45, 0.8)  # cumulated shares of none, one and two objects under a still camera
 
 _OBJECT_FIELDS = (
@@ -250,44 +245,19 @@ def object_distance(scenes: Scenes, times: Tensor, points: Tensor) -> Tensor:
     """Measure from points (B, T, P, 2) to each object's edge: (B, T, P, S), negative inside, in screens; absent: +1."""
     scale = (scenes.zoom[:, None] * times).exp()[:, :, None, None]
     local = (points[:, :, :, None] - object_centres(scenes, times)[:, :, None]) * scale[..., None]
-    x, y = _own_axes(scenes, local[..., 0], local[..., 1] * _HEIGHT)
+    x, y = local[..., 0], local[..., 1] * 0.75  # as round as on a 4:3 picture
+    cos, sin = scenes.angle.cos()[:, None, None], scenes.angle.sin()[:, None, None]
+    stretch = scenes.aspect.sqrt()[:, None, None]
+    x, y = (cos * x - sin * y) * stretch, (sin * x + cos * y) / stretch
     radius = scenes.radius[:, None, None]
-    box = torch.maximum(x.abs(), y.abs()) - _BOX * radius
-    triangle = torch.maximum(x.abs() * 0.866 + y * 0.5, -y) - _TRIANGLE * radius
-    bar = torch.maximum(x.abs() - radius, y.abs() - _BAR * radius)
+    box = torch.maximum(x.abs(), y.abs()) - 0.85 * radius
+    triangle = torch.maximum(x.abs() * 0.866 + y * 0.5, -y) - 0.6 * radius
+    bar = torch.maximum(x.abs() - radius, y.abs() - 0.45 * radius)
     shapes = torch.stack(((x.square() + y.square()).sqrt() - radius, box, triangle, bar), -1)
     chosen = scenes.shape_id[:, None, None, :, None].expand(*shapes.shape[:-1], 1)
     distance = shapes.gather(-1, chosen).squeeze(-1) / scale
     there = scenes.present[:, None] & is_shown(scenes.paths, times)
     return torch.where(there[:, :, None], distance, 1.0)
-
-
-def outlines(scenes: Scenes, times: Tensor, num_rays: int) -> Tensor:
-    """Measure from the middle of each object to its edge, all around: (B, T, S, R) screens, also of what is absent.
-
-    Rays turn from x to y, at equal angles on a 4:3 picture.
-    """
-    turn = torch.arange(num_rays, device=times.device) * (2 * math.pi / num_rays)
-    x, y = _own_axes(scenes, *torch.stack((turn.cos(), turn.sin()))[:, None, :, None].expand(2, len(scenes), -1, 1))
-    # How many radii away the edge is, is one over this.
-    shapes = (
-        (x.square() + y.square()).sqrt(),
-        torch.maximum(x.abs(), y.abs()) / _BOX,
-        torch.maximum(x.abs() * 0.866 + y * 0.5, -y) / _TRIANGLE,
-        torch.maximum(x.abs(), y.abs() / _BAR),
-    )
-    chosen = scenes.shape_id[:, None, :, None].expand(-1, num_rays, -1, 1)
-    reach = (1 / torch.stack(shapes, -1).gather(-1, chosen)).squeeze(-1).transpose(1, 2)  # (B, S, R)
-    scale = (scenes.zoom[:, None] * times).exp()[:, :, None, None]
-    return (reach * scenes.radius[..., None])[:, None] / scale
-
-
-def _own_axes(scenes: Scenes, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    # Coordinates (..., S) about the middles of objects, on axes that turn and stretch with them; clips come first.
-    shape = (len(scenes), *[1] * (x.ndim - 2), -1)
-    cos, sin = scenes.angle.cos().view(shape), scenes.angle.sin().view(shape)
-    stretch = scenes.aspect.sqrt().view(shape)
-    return (cos * x - sin * y) * stretch, (sin * x + cos * y) / stretch
 
 
 def picture_points(scenes: Scenes, times: Tensor, points: Tensor) -> Tensor:

@@ -18,16 +18,12 @@ from torch.nn import functional as F
 from ...layout import DynImgLayout
 from ...motion.paths import DIRECTIONS, LABELS, is_shown, motion_labels, way_labels
 from ...motion.render import match_points, pixel_points, truth_at
-from ...motion.world import CAMERA_KINDS, COLOURS, SHAPES, Scenes, object_centres, outlines
+from ...motion.world import CAMERA_KINDS, COLOURS, SHAPES, Scenes, object_centres
 
 IGNORE = -100
 """The label of what has no loss."""
 FLOW_SCALE = 0.3
 """Velocities are regressed in units of 0.3 screens per gap, about their median."""
-
-OUTLINE_RAYS = 16
-_OUTLINE_UNIT = 0.1
-"""Distances to an edge are told as logarithms, in tenths of a screen, about their mean: exact for small things, too."""
 
 
 @dataclass
@@ -58,7 +54,6 @@ class MotionTargets:
     ways: Tensor
     track: Tensor
     track_weight: Tensor
-    outline: Tensor
 
 
 def frame_grids(layout: DynImgLayout, is_apart: bool = False) -> list[tuple[int, int]]:
@@ -74,7 +69,7 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
     grids = frame_grids(layout, is_apart)
     before = layout.num_prompt_frames // 2
     last = layout.num_prompt_frames - 1
-    flow, weight, covered, kind, shape, centre, where, path, ways, track, edge = ([] for _ in range(11))
+    flow, weight, covered, kind, shape, centre, where, path, ways, track = ([] for _ in range(10))
     places: list[list[Tensor]] = [[], []]
     seen: list[list[Tensor]] = [[], []]
     ranks: list[list[Tensor]] = [[], []]
@@ -97,8 +92,6 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
         own = torch.stack([_of_cover(part, truth.layer[:, 0]) for part in named.unbind(-1)], -1)
         ways.append(torch.where(covered[-1][..., None], own, IGNORE))
         track.append(_tracks(scenes, at, times[:, 1:], points))
-        reach = (outlines(scenes, at, OUTLINE_RAYS)[:, 0] / _OUTLINE_UNIT).log()
-        edge.append(reach.gather(1, truth.layer[:, 0].clamp_min(0)[..., None].expand(-1, -1, OUTLINE_RAYS)))
         # Objects are few patches among many: three times the weight. A keyframe patch counts half, as there are many.
         weight.append((1 + 2 * covered[-1].float()) * unchanging[:, None] * (0.5 if frame == 0 else 1.0))
         for side, step in enumerate((1, -1)):
@@ -124,7 +117,6 @@ def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart
         track=torch.cat(track, 1),
         # What moves is what is to be learnt, and is few patches.
         track_weight=(1 + 4 * torch.cat(covered, 1).float()) * unchanging[:, None],
-        outline=torch.cat(edge, 1),
     )
 
 
@@ -224,13 +216,6 @@ def track_loss(predicted: Tensor, targets: MotionTargets, keep: Tensor) -> Tenso
     return (error * weight).sum() / weight.sum().clamp_min(1)
 
 
-def outline_loss(predicted: Tensor, targets: MotionTargets, keep: Tensor) -> Tensor:
-    """Compare the outline that patches (B, Q, 16) tell of their object with the truth (smooth L1, logarithms)."""
-    error = F.smooth_l1_loss(predicted, targets.outline[:, keep], beta=0.1, reduction="none").mean(-1)
-    weight = targets.covered[:, keep].float()
-    return (error * weight).sum() / weight.sum().clamp_min(1)
-
-
 def known_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Give the mean cross entropy of logits (..., C) over the labels (...) that are known; zero where none is."""
     total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORE, reduction="sum")
@@ -280,7 +265,6 @@ class MotionHeads(nn.Module):
         self.path = nn.Linear(width, len(LABELS))
         self.ways = nn.Linear(width, 2 * len(DIRECTIONS))
         self.track = nn.Linear(width, 2 * max(num_prompt_frames, 1))  # a map to nothing cannot be initialised
-        self.outline = nn.Linear(width, OUTLINE_RAYS)
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
         """Map tokens (B, Q, C) to predictions: camera and direction per clip, the rest per token."""
@@ -296,7 +280,6 @@ class MotionHeads(nn.Module):
             "path": self.path(tokens),
             "ways": self.ways(tokens).unflatten(-1, (2, len(DIRECTIONS))),
             "track": self.track(tokens),
-            "outline": self.outline(tokens),
             "camera": self.camera(mean),
             "direction": self.direction(mean),
         }

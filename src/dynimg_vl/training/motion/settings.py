@@ -138,7 +138,6 @@ class LossWeights:
     ways: float = 0.0
     track: float = 0.0
     cover_shape: float = 0.0
-    outline: float = 0.0
 
     @property
     def is_text_only(self) -> bool:
@@ -153,7 +152,7 @@ class LossWeights:
 
 OF_MOTION = ("attention", "flow", "camera", "direction", "path", "ways", "track")
 """Losses of which the answer lies in more than one frame."""
-DENSE = (*OF_MOTION, "covered", "kind", "shape", "centre", "where", "cover_shape", "outline")
+DENSE = (*OF_MOTION, "covered", "kind", "shape", "centre", "where", "cover_shape")
 """All losses but that on text; a model without prompt frames has none."""
 
 

@@ -28,7 +28,6 @@ from .losses import (
     flow_loss,
     frame_grids,
     known_cross_entropy,
-    outline_loss,
     track_loss,
     watch_attention,
     where_loss,
@@ -151,7 +150,6 @@ class MotionLearner(nn.Module):
         losses["where"] = where_loss(read["where"], targets, keep)
         of_cover = torch.where(targets.shape == 0, IGNORE, targets.shape)
         losses["cover_shape"] = known_cross_entropy(read["shape"], of_cover[:, keep])
-        losses["outline"] = outline_loss(read["outline"], targets, keep)
         if scores is not None:
             for name, known in (("camera", batch.camera_id), ("direction", batch.direction_id)):
                 logits = read[name].unflatten(0, (-1, self.view.num_dynimgs)).mean(1)  # of the whole clip
