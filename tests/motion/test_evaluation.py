@@ -215,6 +215,7 @@ def test_a_report_has_its_tables(folder, tmp_path, respondent):
     tables = {**report.tables_of_files(files), **report.tables_of_controls(controls, files["h264"])}
     assert ("h264", 4, 4) in told
     assert "prompt frames reversed" in tables
+    assert "what goes with what, of two objects, all codecs" in tables
     text = report.as_markdown(tables)
     assert text.count("| questions |") + text.count("questions |\n") > 5
     assert set(report.describe_machine()) == {"machine", "date", "versions"}

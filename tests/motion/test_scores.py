@@ -6,6 +6,7 @@ from dynimg_vl.training.motion.scores import (
     MOTION_KINDS,
     Answer,
     as_table,
+    by_binding,
     by_camera,
     by_family,
     by_kind,
@@ -15,9 +16,20 @@ from dynimg_vl.training.motion.scores import (
 )
 
 
-def row(clip=0, family="direction", wanted="x", given="x", kind="", group="g", camera="still", speed=0.0, question=0):
-    right = wanted == given
-    return Answer(clip, question, family, False, False, kind, group, camera, speed, wanted, given, right)
+def row(family="direction", wanted="x", given="x", clip=0, question=0, is_choice=False, num_objects=1, **other):
+    shown = {"kind": "", "group": "g", "camera": "still", "speed": 0.0, **other}
+    return Answer(
+        clip=clip,
+        question=question,
+        family=family,
+        is_choice=is_choice,
+        is_single=False,
+        num_objects=num_objects,
+        wanted=wanted,
+        given=given,
+        is_right=wanted == given,
+        **shown,
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,6 +65,27 @@ def test_families_have_their_baselines():
     assert found["all"] == {"exact": 0.6667, "error": 0.1925, "majority": 0.5, "group_majority": 0.8333, "questions": 6}
     assert found["mean of families"] == {"exact": 0.8, "questions": 6}
     assert by_family([]) == {}
+
+
+def test_binding_is_counted_where_there_are_two_objects_and_one_of_them_is_meant():
+    answers = [
+        row(family="direction_of", given="x", num_objects=2),
+        row(family="direction_of", given="y", num_objects=2),
+        row(family="moves", given="x", num_objects=2),
+        row(family="moves", given="y", num_objects=3),
+        row(family="moves", given="y", num_objects=1),
+        row(family="count", given="y", num_objects=2),
+        row(family="moves", given="y", num_objects=2, is_choice=True),
+    ]
+    found = by_binding(answers)
+    assert {name: (numbers["exact"], numbers["questions"]) for name, numbers in found.items()} == {
+        "direction_of": (0.5, 2),
+        "moves": (1.0, 1),
+        "all": (0.6667, 3),
+        "mean of families": (0.75, 3),
+    }
+    assert by_binding(answers, 3)["all"]["exact"] == 0.0
+    assert by_binding([]) == {}
 
 
 def test_kinds_of_motion_are_averaged_over_those_that_are_promised():

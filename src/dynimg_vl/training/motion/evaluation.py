@@ -235,6 +235,7 @@ def read_answers(path: Path, clips: Sequence[HeldOutClip], condition: Condition)
                     family=exchange.family,
                     is_choice=bool(exchange.choices),
                     is_single=clip.is_single,
+                    num_objects=clip.group[0],
                     kind=exchange.kind,
                     group=str(clip.group),
                     camera=clip.camera,

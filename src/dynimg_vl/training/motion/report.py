@@ -10,7 +10,7 @@ from typing import Any
 
 from .evaluation import CONTROLS, AnswerParts, Condition, collect_answers, read_answers
 from .heldout import FILES, PLAIN, STATIC, HeldOutClip
-from .scores import Answer, Numbers, as_table, by_camera, by_family, by_kind, paired_loss
+from .scores import Answer, Numbers, as_table, by_binding, by_camera, by_family, by_kind, paired_loss
 
 Progress = Callable[[str, int, int], None]
 """What is told of progress: a word, how many are done, of how many."""
@@ -61,6 +61,7 @@ def tables_of_files(answers: dict[str, list[Answer]]) -> Tables:
     tables["open questions, all codecs"] = by_family([each for each in usual if not each.is_choice])
     tables["multiple choice, all codecs"] = by_family([each for each in usual if each.is_choice])
     tables["which way a single object goes, all codecs"] = by_kind(everything)
+    tables["what goes with what, of two objects, all codecs"] = by_binding(usual)
     for name, given in answers.items():
         tables[f"open questions, {name}"] = by_family(
             [each for each in given if not (each.is_single or each.is_choice)]

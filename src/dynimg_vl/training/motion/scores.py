@@ -20,6 +20,9 @@ SPEED_EDGES = (0.1, 0.2, 0.4, 0.6, 0.8)
 LEAST_SPEED = 0.2
 """The camera speed from which the promise about cameras holds."""
 
+BINDING = ("colour", "direction_of", "first", "moves", "moving_shape")
+"""Families about one of several objects: what the named one does, or which one does it."""
+
 Numbers = dict[str, float]
 _LETTER = re.compile(r"\(?([A-E])\)")
 
@@ -28,8 +31,8 @@ _LETTER = re.compile(r"\(?([A-E])\)")
 class Answer:
     """Hold one answer with all that it is counted by.
 
-    `clip` and `question` number it, `kind` is the motion of the only object ("" where several), `group` what the
-    keyframe could betray, `camera` and `speed` are those of the camera.
+    `clip` and `question` number it, `num_objects` are in the clip, `kind` is the motion of the only one ("" where
+    several), `group` what the keyframe could betray, `camera` and `speed` are those of the camera.
     """
 
     clip: int
@@ -37,6 +40,7 @@ class Answer:
     family: str
     is_choice: bool
     is_single: bool
+    num_objects: int
     kind: str
     group: str
     camera: str
@@ -96,6 +100,11 @@ def by_kind(answers: Sequence[Answer]) -> dict[str, Numbers]:
     promised = [each for each in asked if each.kind in MOTION_KINDS]
     mean = _mean([scores[name] for name in MOTION_KINDS if name in scores])
     return {**scores, "all of these kinds": score(promised), "mean of these kinds": mean}
+
+
+def by_binding(answers: Sequence[Answer], num_objects: int = 2) -> dict[str, Numbers]:
+    """Score the open questions of `BINDING` about clips of so many objects, as `by_family` does."""
+    return by_family([a for a in answers if a.num_objects == num_objects and a.family in BINDING and not a.is_choice])
 
 
 def by_camera(answers: Sequence[Answer]) -> dict[str, Numbers]:
