@@ -93,6 +93,8 @@ def measure_cameras(options: argparse.Namespace, layout: DynImgLayout, answer: A
 def measure(options: argparse.Namespace, model: Path) -> report.Tables:
     """Make the clips where they are missing, ask the models, and count."""
     layout = load_pretrained(model)[1].video_processor.layout
+    if options.twin:
+        load_pretrained(options.twin)  # its turn comes last, after half an hour: what is no model should be told now
     clips = prepare(options.folder, HeldOutSettings(seed=options.seed), options.num_clips, options, layout, FILES)
     # The frames as drawn were laid out for one geometry; a model of another one does not see them.
     files = [name for name in FILES if name != PLAIN or layout_of(options.folder) == layout]

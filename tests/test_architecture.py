@@ -14,7 +14,7 @@ LAYERS = {
     "compose": 1, "positions": 1, "augment": 1, "loading": 1,
     "model": 2, "motion": 2,
     "answering": 3, "inference": 3, "render": 3, "conversion": 3,
-    "training": 4, "evaluation": 4, "serving": 4,
+    "training": 4, "evaluation": 4,
     "cli": 5,
 }  # fmt: skip
 FACADE = {"__init__", "_registration", "__main__"}

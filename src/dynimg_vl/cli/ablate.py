@@ -20,7 +20,10 @@ SCALES = ("smoke", "cpu", "gpu")
 @click.command()
 @click.argument("table", type=click.Choice(TABLES))
 @click.option(
-    "--scale", type=click.Choice(SCALES), required=True, help="smoke: minutes, cpu: a night, gpu: one large card."
+    "--scale",
+    type=click.Choice(SCALES),
+    required=True,
+    help="smoke: minutes, cpu: half a night a world, gpu: one large card.",
 )
 @click.option(
     "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Initial weights, shared by all arms."
