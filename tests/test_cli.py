@@ -1,6 +1,7 @@
 """The command line as a user meets it: results on stdout, mistakes as one line on stderr with exit code 2."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,12 @@ def test_show_never_overwrites_the_video(run, ball_video, tmp_path):
     video = write(tmp_path / "clip.png", Path(ball_video).read_bytes())
     assert_refused(run("show", video, "-o", video), "is the video itself")
     assert video.read_bytes() == Path(ball_video).read_bytes()
+
+
+def test_show_refuses_a_picture_too_large_for_its_format(run, ball_video, tmp_path, monkeypatch):
+    monkeypatch.setattr("dynimg_vl.render.render_dynimgs", lambda *_, **__: Image.new("L", (16384, 8)))
+    assert_refused(run("show", ball_video, "-o", tmp_path / "a.webp"), "16384 x 8 pixels", "name a .png")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_show_leaves_nothing_behind_when_it_fails(run, ball_video, tmp_path, monkeypatch):
@@ -291,6 +298,32 @@ def test_without_a_verb_it_prints_its_help(run):
 def test_an_unknown_verb_and_option_are_one_line(run, ball_video):
     assert_refused(run("nonsense"), "nonsense", "--help")
     assert_refused(run("index", ball_video, "--nonsense"), "--nonsense", "--help")
+
+
+def strict_utf8(*words, **options):
+    """Run the command line as in a terminal that takes nothing but UTF-8."""
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    command = [os.fsencode(word) for word in (sys.executable, "-m", "dynimg_vl", *words)]
+    return subprocess.run(command, capture_output=True, env=environment, check=False, **options)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes for a name")
+def test_a_name_that_is_not_utf8(ball_video, tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.mp4"
+    with open(path, "wb") as file:
+        file.write(Path(ball_video).read_bytes())
+    result = strict_utf8("index", path, "--json")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert json.loads(result.stdout)["video"] == os.fsdecode(path)
+    assert b"caf\\udce9.mp4" in strict_utf8("index", path).stdout
+
+
+def test_a_line_that_is_not_utf8_is_refused_and_the_talk_goes_on(ball_video):
+    result = strict_utf8("chat", ball_video, input=b"what \xff?\nDoes anything move?\n")
+    assert result.returncode == 0
+    assert result.stdout == b"Yes.\n"
+    assert result.stderr.startswith(b"error: ")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_closed_pipe_is_no_traceback(ball_video):

@@ -232,6 +232,7 @@ def test_files_that_are_not_what_they_should_be(tmp_path, questions, said):
         ({"answer": "nowhere"}, "the answer 'nowhere' is none of the candidates"),
         ({"start": "soon"}, "start must be a number of seconds, got \"soon\""),
         ({"end": True}, "end must be a number of seconds"),
+        ({"end": 10**400}, "end must be a number of seconds"),
         ({"video": "../x.mp4"}, "leads out of the folder"),
     ],
 )  # fmt: skip

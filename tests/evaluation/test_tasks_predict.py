@@ -244,6 +244,19 @@ def test_answers_of_another_run_are_not_mixed_and_not_lost(tmp_path, mvbench, en
         assert after[name] == before[name]
 
 
+def test_corrected_references_do_not_come_beside_the_answers_of_another_run(tmp_path):
+    """The questions are the same, so that the requests are; the items are not."""
+    task, out = find_task("msvd"), tmp_path / "out"
+    miniature.msvd(tmp_path)
+    predict_task(task, tmp_path, FakeEngine(), out)
+    before = (out / "msvd" / "items.jsonl").read_bytes()
+    (path,) = [file for file in (tmp_path / "MSVD_Zero_Shot_QA").glob("*a.json") if "ball" in file.read_text()]
+    path.write_text(path.read_text().replace("ball", "cube"))
+    with pytest.raises(InputError, match=r"is of another run: settings\.annotations"):
+        predict_task(task, tmp_path, FakeEngine(), out)
+    assert (out / "msvd" / "items.jsonl").read_bytes() == before
+
+
 def test_without_any_video_there_is_nothing_to_ask(tmp_path):
     miniature.open_ended(tmp_path, "msvd", "videos", [("v", "q", "a", "1")])
     with pytest.raises(InputError, match=r"none of the videos of 1 items is in .*; see dynimg-vl eval check"):

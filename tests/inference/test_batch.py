@@ -93,6 +93,17 @@ def test_what_fails_is_counted_and_named(run, folder, questions, tmp_path):
     assert run(*arguments, "--max-new-tokens", 3, "--restart")[0] == 1
 
 
+@pytest.mark.parametrize("name", ["predictions.jsonl", "run.json", "predictions.0-of-2.jsonl"])
+def test_questions_among_the_files_of_the_output_are_not_removed(run, folder, questions, tmp_path, name):
+    path = tmp_path / "out" / name
+    path.parent.mkdir()
+    path.write_bytes(questions.read_bytes())
+    code, _, stderr = run("ask", "--batch", path, "-o", path.parent, "--model", folder, "--restart")
+    assert code == 2
+    assert "is the file of the questions and one of the output" in stderr
+    assert path.read_bytes() == questions.read_bytes()
+
+
 GOOD = {"video": "a.mp4", "question": "what"}
 
 
@@ -111,6 +122,8 @@ GOOD = {"video": "a.mp4", "question": "what"}
         (json.dumps({**GOOD, "clip": [2, 1]}), "'clip' must be [first, last]"),
         (json.dumps({**GOOD, "clip": [0, float("inf")]}), "'clip' must be [first, last]"),
         (json.dumps({**GOOD, "max_new_tokens": True}), "'max_new_tokens' must be a whole number"),
+        (json.dumps({**GOOD, "fps": 10**400}), "'fps' must be"),
+        (json.dumps({**GOOD, "clip": [0, 10**400]}), "'clip' must be [first, last]"),
         (json.dumps({**GOOD, "choices": ["a"]}), "'choices' must be a list"),
         (json.dumps({**GOOD, "qestion": "what"}), "'qestion' is not known"),
         (json.dumps({**GOOD, "id": [1]}), "'id' must be"),

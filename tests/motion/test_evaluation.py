@@ -205,6 +205,17 @@ def test_batches_answer_as_one_by_one_do(folder, respondent):
     assert respondent.answer_all(items) == alone.answer_all(items)
 
 
+def test_rows_survive_what_a_model_may_say_and_a_cut_within_a_character(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"given": text} for text in ("a\u2028b", "c\u0085d", "\ud800", "é")]
+    heldout.append_rows(path, rows)
+    assert heldout.read_rows(path) == rows
+    path.write_bytes(path.read_bytes()[: -len('"}') - 1])
+    assert heldout.read_rows(path) == rows[:-1]
+    heldout.append_rows(path, rows[-1:])
+    assert heldout.read_rows(path) == rows
+
+
 def test_a_report_has_its_tables(folder, tmp_path, respondent):
     clips = read_clips(folder)
     told = []

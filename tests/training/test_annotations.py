@@ -102,6 +102,7 @@ def test_chat_jsonl(tmp_path):
         ([{"video": "a.mp4", "QA": [{"q": "x"}]}], "entry 1, QA 1: a is missing"),
         ([{"video": "a.mp4", "QA": [{"q": "x", "a": None}]}], "entry 1, QA 1: a is null, not text"),
         ([{**CAPTION, "start": "soon"}], 'entry 1: start must be a number of seconds, got "soon"'),
+        ([{**CAPTION, "start": 10**400}], "entry 1: start must be a number of seconds, got 1000"),
         ([{**CAPTION, "start": 4, "end": 4}], "the clip from 4 s to 4 s is empty"),
         ([{**CAPTION, "video": "http://x/a.mp4"}], "is an address; download the video"),
     ],

@@ -160,6 +160,8 @@ def test_numbers_may_be_written_as_yaml_does_not_know_them():
         ({"lerning_rate": 1}, "unknown key 'lerning_rate'; did you mean learning_rate"),
         ({"max_steps": "many"}, "max_steps must be a whole number, got 'many'"),
         ({"max_steps": 1.5}, "max_steps must be a whole number, got 1.5"),
+        ({"max_steps": float("inf")}, "max_steps must be a whole number, got inf"),
+        ({"learning_rate": 10**400}, "learning_rate must be a number, got 1000"),
         ({"bf16": 1}, "bf16 must be true or false, got 1"),
         ({"learning_rate": True}, "learning_rate must be a number"),
         ({"eval_strategy": "sometimes"}, "sometimes is not a valid IntervalStrategy"),

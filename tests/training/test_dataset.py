@@ -18,7 +18,7 @@ from dynimg_vl.training.data.sample_source import Part, open_samples
 from dynimg_vl.training.data.sample_status import DataError
 from dynimg_vl.video import index_video, select_frame_groups
 from entries import chat, entry
-from synthetic import frame_number, loop_video, write_video
+from synthetic import frame_number, loop_video, remux, write_video
 from tiny import tiny_config, tiny_model, tiny_processor
 
 
@@ -52,6 +52,21 @@ def test_frame_groups_of_a_long_file_are_those_of_load_dynimgs(tmp_path, policy)
     numbers = [number for group in loaded.groups for number in group.indices]
     assert loaded.index.complete == (policy == "gop12")
     assert np.array_equal(frames.reshape(-1, 64, 96, 3), read_frames(loaded.index, numbers))
+
+
+def test_long_files_whose_iframes_are_none_are_read_through(tmp_path):
+    """As load_dynimgs does: what training left out, inference would read."""
+
+    def flag(_, packet):
+        packet.is_keyframe = True
+
+    source = write_video(tmp_path / "source.mkv", 96, fps=2, codec="mpeg4", gop_size=48)
+    path = remux(loop_video(source, tmp_path / "long.mkv", 200), tmp_path / "flagged.mp4", change=flag)
+    for seed in range(4):
+        frames = load_frame_groups(Clip(str(path)), FrameRequest(), np.random.default_rng(seed))
+        loaded = load_dynimgs(path, rng=np.random.default_rng(seed))
+        shown = [[frame_number(frame) for frame in group] for group in frames]
+        assert shown == [[number % 96 for number in group.indices] for group in loaded.groups]
 
 
 def test_frames_are_capped_by_their_shorter_side(tmp_path):

@@ -64,6 +64,7 @@ SOURCE = {"annotations": "a.json"}
         ({"sources": {"a": {**SOURCE, "wieght": 1}}}, "source a has unknown keys: wieght"),
         ({"sources": {"a": {**SOURCE, "weight": "much"}}}, "source a: weight must be a number, got 'much'"),
         ({"sources": {"a": {**SOURCE, "weight": -1}}}, "must not be negative"),
+        ({"sources": {"a": {**SOURCE, "weight": 10**400}}}, "must not be negative"),
         ({"sources": {"a": {**SOURCE, "weight": float("nan")}}}, "must not be negative"),
         ({"sources": {"a": {**SOURCE, "expected": 1.5}}}, "expected must be a whole number, got 1.5"),
         ({"sources": {"a": {}}}, "lacks annotations"),

@@ -79,6 +79,7 @@ def test_an_unknown_key_of_the_section_training_or_of_a_part_is_named_before_any
         ({"stages.0.steps": 1.5}, "stages.strip: steps must be a whole number, got 1.5"),
         ({"stages.0.steps": True}, "steps must be a whole number, got True"),
         ({"stages.0.steps": float("inf")}, "steps must be a whole number, got inf"),
+        ({"stages.1.rate": 10**400}, "stages.whole: rate must be a number, got 1000"),
         ({"data.world.seed": -1}, "data.world: seed must be at least 0, got -1"),
         (
             {"stages.1.batch.families": ["meet"], "stages.1.batch.one_object": True},

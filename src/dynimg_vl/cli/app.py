@@ -1,6 +1,7 @@
 """The verbs of `dynimg-vl`, and how their errors and warnings reach the user."""
 
 import gc
+import io
 import sys
 import warnings
 
@@ -35,6 +36,7 @@ for verb in (index, show, attend, ask, chat, init, convert, doctor, data, train,
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 a mistake in the input (one line on stderr), 130 interrupted."""
     warnings.showwarning = _print_warning
+    _take_any_bytes()
     code = _run(arguments)
     # At its end Python collects everything once more: 0.9 s of a 4.7 s run, after torch and transformers.
     gc.freeze()
@@ -65,6 +67,13 @@ def _run(arguments: list[str] | None) -> int:
         return _fail("out of memory; use a smaller video, model or --num-dynimgs")
     except OSError as error:
         return _fail(f"{error.strerror or error}: {error.filename or 'no file named'}")
+
+
+def _take_any_bytes() -> None:
+    # A file name or a typed line may not be UTF-8; what is no character is shown as \udce9, which JSON can read.
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def _fail(message: str) -> int:

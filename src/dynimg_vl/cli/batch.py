@@ -68,14 +68,17 @@ def ask_batch(
     Raises:
         InputError: where the file, an option or the output does not fit.
     """
+    from ..inference.journal import RunFiles
     from ..inference.request_file import read_requests
     from ..inference.run import run
     from .local import place_among_processes
 
     source, output = batch["batch"], batch["output"]
     requests = read_requests(source, max_new_tokens=max_new_tokens)
-    if output.exists() and output.samefile(source):
-        raise InputError(f"{output} is the file of the questions; name another output")
+    files = RunFiles(output)
+    for path in (files.predictions, files.header, *(files.written() if files.folder.is_dir() else ())):
+        if path.exists() and path.samefile(source):  # which --restart would remove
+            raise InputError(f"{source} is the file of the questions and one of the output {output}; name another")
     shard, local_rank = place_among_processes()
     workers = WORKERS if batch["workers"] is None else batch["workers"]
     engine: Engine

@@ -100,7 +100,13 @@ def show(
             picture = draw_coordinates(layout, len(dynimgs.groups))
         else:
             picture = render_dynimgs(dynimgs, overlay=overlay, title=Path(video).name)
-        picture.save(temporary)
+        try:
+            picture.save(temporary)
+        except ValueError as error:  # WebP ends at 16383 pixels a side, JPEG at 65500
+            size = f"{picture.width} x {picture.height} pixels"
+            raise InputError(
+                f"cannot write {output}: {size} are too many for it; name a .png, or take fewer"
+            ) from error
     if as_json:
         emit_json({"video": video, "picture": str(output), **dynimgs.describe()})
     else:

@@ -103,7 +103,9 @@ def predict_task(
     }
     if shard == (0, 1):
         let_grow(folder, requests, engine.describe(), protocol)
-    if _is_of_run(folder, requests):  # else the run refuses, and what lies there stays as it is
+    if _is_of_run(
+        folder, requests, engine.describe(), protocol
+    ):  # else the run refuses, and what lies there stays as it is
         write_items(folder, items)
     done = run(
         engine,
@@ -203,9 +205,13 @@ def let_grow(folder: Path, requests: Sequence[Request], engine: Mapping[str, Any
         replace_file(files.header, _pretty({**header, "requests": now}))
 
 
-def _is_of_run(folder: Path, requests: Sequence[Request]) -> bool:
+def _is_of_run(
+    folder: Path, requests: Sequence[Request], engine: Mapping[str, Any], settings: Mapping[str, Any]
+) -> bool:
+    facts = json.loads(json_bytes({"engine": engine, "settings": settings, "requests": _digest(requests)}))
     try:
-        return bool(json.loads((folder / RUN_FILE).read_bytes())["requests"] == _digest(requests))
+        header = json.loads((folder / RUN_FILE).read_bytes())
+        return all(header[name] == value for name, value in facts.items())
     except FileNotFoundError:
         return True
     except (ValueError, TypeError, KeyError):

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..checks import is_number
 from ..errors import InputError
 
 MAX_BYTES = 256 * 2**20
@@ -61,7 +61,7 @@ class Entry:
         """Give a field that must be a number of seconds."""
         self.require(name)
         value = self.values[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not is_number(value):
             raise InputError(f"{self.place}: {name} must be a number of seconds, got {json.dumps(value)[:40]}")
         return float(value)
 

@@ -5,9 +5,7 @@ holds the lock that the model's own Python needs to keep a GPU busy.
 """
 
 import multiprocessing
-import os
 import signal
-import threading
 import time
 import warnings
 from collections import OrderedDict, deque
@@ -21,6 +19,7 @@ import numpy as np
 
 from ..errors import InputError, VideoWarning
 from ..loading import load_dynimgs
+from ..processes import end_with_parent
 from .requests import Request
 
 _LONGEST_REASON = 300  # characters
@@ -182,13 +181,5 @@ def _pool(num_workers: int) -> ProcessPoolExecutor:
 
 
 def _settle_worker() -> None:
-    # Ctrl-C reaches the whole group; the parent ends its workers. A parent that was killed ends nobody.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    end_with_parent()

@@ -1,10 +1,10 @@
 """Requests from a file of JSON lines, checked before anything is loaded."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
+from ..checks import is_number
 from ..errors import InputError
 from .requests import Request
 
@@ -88,16 +88,12 @@ def _video_of(video: Any, folder: Path) -> str | None:
     return video if "://" in video else str(folder / video)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
 def _is_clip(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and 0 <= value[0] < value[1]
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value)) and 0 <= value[0] < value[1]
 
 
 def _is_choices(value: Any) -> bool:
@@ -113,7 +109,7 @@ _KINDS = {
     "system": (_is_text, "text, not empty"),
     "prefix": (lambda value: isinstance(value, str), "text"),
     "clip": (_is_clip, "[first, last] in seconds"),
-    "fps": (lambda value: _is_number(value) and value > 0, "a positive number"),
+    "fps": (lambda value: is_number(value) and value > 0, "a positive number"),
     "choices": (_is_choices, "a list of two texts or more"),
     "max_new_tokens": (_is_count, "a whole number from 1 on"),
 }

@@ -1,5 +1,6 @@
 """What a run can be told: the training arguments of transformers, and what DynImg adds to them (Section 4.1)."""
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
@@ -193,10 +194,12 @@ def _converted(key: str, value: Any, kind: Any) -> Any:
         return value
     wanted = "true or false" if bool in kinds else "a number" if float in kinds else "a whole number"
     if isinstance(value, bool) == (bool in kinds):
-        try:
-            number = value if bool in kinds else float(value)
-        except (TypeError, ValueError):
-            number = None
-        if number is not None and (bool in kinds or float in kinds or number == int(number)):
-            return number if bool in kinds or float in kinds else int(number)
+        if bool in kinds:
+            return value
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # the last: infinity, or 400 digits
+            number = float(value)
+            if float in kinds:
+                return number
+            if number == int(number):
+                return int(number)
     raise InputError(f"training: {key} must be {wanted}, got {value!r}")

@@ -4,12 +4,12 @@ Both become `Sample`s: messages in the form that chat templates take, and the cl
 """
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...checks import is_number
 from ...errors import InputError
 
 Message = dict[str, Any]
@@ -184,7 +184,7 @@ def _seconds(value: dict[str, Any], name: str, where: str) -> float | None:
     seconds = value.get(name)
     if seconds is None:
         return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+    if not is_number(seconds):
         raise InputError(f"{where}: {name} must be a number of seconds, got {json.dumps(seconds)[:40]}")
     return float(seconds)
 

@@ -13,6 +13,7 @@ import numpy as np
 from ...errors import InputError
 from ...video import FrameIndex, read_sizes, select_frame_groups
 from ...video.container import MAX_FRAMES, MAX_PIXELS, Limits
+from ...video.decoding import FalseIFramesError
 from ...video.index import Sampling, open_index
 from ...video.selection import FrameGroup, SelectionPlan, iframes_suffice, plan_selection, sampling_seconds
 from .annotations import Clip
@@ -71,15 +72,19 @@ def load_frame_groups(
         return iframes_suffice(index, **request.counts, clip=clip.bounds)
 
     sampling = Sampling(partial(sampling_seconds, **request.counts, rng=rng), suffices, start, end)
-    complete = request.policy not in ("auto", "iframe")  # only these can do with a partial index
-    with open_index(clip.path, fps=fps, complete=complete, sampling=sampling, limits=request.limits) as (
-        index,
-        packets,
-    ):
-        groups = select_frame_groups(index, **request.counts, policy=request.policy, clip=clip.bounds, rng=rng)
-        size = capped_size(index.height, index.width, request.short_side)
-        reading = read_sizes(index, {number: {size} for group in groups for number in group.indices}, packets)
-    return stack_groups(groups, {number: pixels for (number, _), pixels in reading.pixels.items()})
+
+    def read(complete: bool) -> np.ndarray:
+        opened = open_index(clip.path, fps=fps, complete=complete, sampling=sampling, limits=request.limits)
+        with opened as (index, packets):
+            groups = select_frame_groups(index, **request.counts, policy=request.policy, clip=clip.bounds, rng=rng)
+            size = capped_size(index.height, index.width, request.short_side)
+            reading = read_sizes(index, {number: {size} for group in groups for number in group.indices}, packets)
+        return stack_groups(groups, {number: pixels for (number, _), pixels in reading.pixels.items()})
+
+    try:
+        return read(complete=request.policy not in ("auto", "iframe"))  # only these can do with a partial index
+    except FalseIFramesError:
+        return read(complete=True)
 
 
 def stack_groups(groups: Sequence[FrameGroup], frames: dict[int, np.ndarray]) -> np.ndarray:

@@ -1,12 +1,12 @@
 """The mixture: one YAML file that names sources, roots, annotation files, weights and expected counts (Section 4.1)."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...checks import is_number
 from ...errors import InputError
 from ..yaml_file import read_yaml
 from .annotations import Clip, Sample, read_annotations
@@ -142,7 +142,7 @@ def _source(name: str, entry: dict[str, Any], annotations: Path, videos: Path, w
     folder = videos / (entry.pop("videos", None) or "")
     paths = tuple(annotations / file for file in files)
     source = Source(name, paths, folder, **{key: value for key, value in entry.items() if value is not None})
-    if not (math.isfinite(source.weight) and source.weight >= 0) or source.within < 0 or (source.expected or 0) < 0:
+    if not (is_number(source.weight) and source.weight >= 0) or source.within < 0 or (source.expected or 0) < 0:
         raise InputError(f"{where}: weight, expected and within must not be negative")
     if source.fps is not None and not source.fps > 0:
         raise InputError(f"{where}: fps must be above 0, got {source.fps:g}")

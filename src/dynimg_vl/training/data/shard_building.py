@@ -6,20 +6,19 @@ build that was killed at any moment and started again ends with the same bytes, 
 
 import hashlib
 import json
-import os
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import InputError, VideoWarning
+from ...processes import end_with_parent
 from .annotations import Sample
 from .frame_groups import FrameRequest, load_candidates
 from .mixture import Mixture, Source
@@ -313,7 +312,7 @@ def _run_all(jobs: Iterator[ShardJob], workers: int) -> Iterator[ShardInfo]:
         yield from (job.run() for job in jobs)
         return
     context = get_context("spawn")  # a fork of a process that has threads may never come back
-    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
         running: set[Future[ShardInfo]] = set()
         try:
             for job in jobs:  # few at a time: a job holds its annotations
@@ -331,20 +330,6 @@ def _run_all(jobs: Iterator[ShardJob], workers: int) -> Iterator[ShardInfo]:
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    # A worker whose parent was killed would wait for work for ever.
-    parent = parent_process()
-    if parent is None:
-        return
-    sentinel = parent.sentinel
-
-    def watch() -> None:
-        connection.wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def build_on_ray(plan: ShardPlan, folder: Path, progress: Progress | None = None) -> BuildReport:

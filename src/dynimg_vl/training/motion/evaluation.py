@@ -20,6 +20,7 @@ from torch import Tensor
 from ...layout import DynImgLayout
 from ...loading import DynImgs
 from ...model import DynImgForConditionalGeneration, DynImgProcessor, load_pretrained
+from ...processes import end_with_parent
 from .heldout import PLAIN, STATIC, HeldOutClip, append_rows, file_of, read_rows
 from .scores import Answer, is_right
 
@@ -171,6 +172,7 @@ _respondent: Respondent | None = None  # of a worker process
 
 def _start_worker(model: Path) -> None:
     global _respondent
+    end_with_parent()
     os.nice(5)
     torch.set_num_threads(1)
     _respondent = Respondent(*load_pretrained(model))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ...errors import InputError
+from ...inference.records import json_bytes
 from ...layout import DynImgLayout
 from ...loading import load_dynimgs
 from ...motion.facts import ClipFacts, possible_answers
@@ -24,6 +25,7 @@ from ...motion.files import CODECS, clip_frames, read_pictures, write_clip
 from ...motion.questions import FAMILIES, AskRates, Exchange, ask_rates, clip_facts
 from ...motion.textures import PictureBank
 from ...motion.world import CAMERA_KINDS, CAMERA_SHARE, Scenes, new_bank, sample_scenes
+from ...processes import end_with_parent
 
 PLAIN, STATIC = "plain", "static"
 """Names of the files beside those of the codecs: the frames as drawn, and a clip in which nothing moves."""
@@ -189,6 +191,7 @@ _maker: _Maker | None = None  # of a worker process
 
 def _start_worker(folder: Path, settings: HeldOutSettings, layout: DynImgLayout, kinds: tuple[str, ...]) -> None:
     global _maker
+    end_with_parent()
     os.nice(5)
     torch.set_num_threads(1)
     _maker = _Maker(folder, settings, layout, kinds, _pictures(settings), ask_rates(settings.camera_share))
@@ -251,17 +254,18 @@ def read_clips(folder: Path, num_clips: int | None = None) -> list[HeldOutClip]:
 
 def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Append JSON lines to a file; a last line that was cut off before stays apart from them."""
-    with path.open("a") as file:
-        file.write("".join("\n" + json.dumps(row, ensure_ascii=False) for row in rows))
+    with path.open("ab") as file:
+        file.write(b"".join(b"\n" + json_bytes(row) for row in rows))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read the JSON lines of a file, none where there is no file; lines that were cut off are left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    # By bytes: an answer may hold U+2028, which ends a line of text, and a cut may lie within a character.
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:
             continue
     return rows
 

@@ -335,7 +335,7 @@ def _number(value: Any, kind: Any, where: str) -> Any:
         return value
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     # A rate may be written as YAML takes for text: 1e-3.
     if isinstance(value, bool) or not math.isfinite(number) or (kind is int and number != int(number)):

@@ -1,0 +1,23 @@
+"""What every process that works for another one does."""
+
+import os
+import threading
+from multiprocessing import connection, parent_process
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone.
+
+    A parent that was killed ends nobody: its workers would wait for work for ever. For the start of a worker of
+    multiprocessing; elsewhere it does nothing.
+    """
+    parent = parent_process()
+    if parent is None:
+        return
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
