@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -317,6 +318,29 @@ def test_a_newer_name_of_the_length_limit_is_tried(tmp_path):
         result, _ = judge_with(server, folder, concurrency=1)
     assert result["counts"]["judged"] == 3
     assert ["max_tokens" in body for body in server.requests] == [True, False, False, False]
+
+
+@pytest.mark.parametrize(("concurrency", "failures"), [(8, 100), (16, 6)])
+def test_so_it_is_where_many_requests_are_under_way_before_the_first_refusal(tmp_path, concurrency, failures):
+    """Neither is a case lost to what another thread has learned, nor the run to refusals that taught something."""
+    folder = open_folder(tmp_path, rows(40))
+    newer = bad_request("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+    together = threading.Barrier(concurrency, timeout=60)
+
+    class Together(ChatClient):
+        def complete(self, messages, **options):
+            if "max_tokens" in options:
+                together.wait()
+            return super().complete(messages, **options)
+
+    with OpenAIServer(verdict_of, lambda _, body: newer if "max_tokens" in body else None) as server:
+        client = Together(
+            "judge-1", "sk-very-secret", server.base_url, replace(QUICK, timeout_seconds=60, failures=failures)
+        )
+        judge = EndpointJudge(client, read_prompts(), JudgeCache(folder / "cache.sqlite3"))
+        result = judge_plan(plan_judging(folder), judge, concurrency=concurrency)
+    assert result["counts"] == {"total": 40, "judged": 40}
+    assert len(server.requests) == 40 + concurrency
 
 
 def test_a_fault_in_the_middle_of_a_body_is_a_fault():

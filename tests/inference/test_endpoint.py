@@ -109,7 +109,10 @@ def test_the_clip_of_a_request_goes_before_that_of_the_engine(ball_video):
     assert all(group["keyframe"]["seconds"] <= 1 for group in found["other"])
 
 
-def test_newer_names_of_the_protocol_are_learned_once(question):
+@pytest.mark.parametrize("key", [KEY, "token"])
+def test_newer_names_of_the_protocol_are_learned_once(question, key):
+    """A short key is blotted out nowhere: what tells how to ask would not be understood."""
+
     def refuse(number, body):
         if "max_tokens" in body:
             return bad_request("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
@@ -118,7 +121,7 @@ def test_newer_names_of_the_protocol_are_learned_once(question):
         return None
 
     with OpenAIServer(faults=refuse) as server:
-        engine = engine_of(server)
+        engine = engine_of(server, key=key)
         for _ in range(2):
             (prediction,) = engine.predict([question])
             assert prediction.text == "yes"

@@ -4,7 +4,7 @@ import random
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -22,6 +22,7 @@ _KEY_IN_TEXT = re.compile(r"\b(sk|key)-[\w*-]{4,}")
 _HTTP_LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2"}
 _WEB_PAGE = re.compile(r"<(!doctype html|html)\b", re.IGNORECASE)
 _MESSAGE_LENGTH = 300
+_SHORTEST_KEY = 8
 _CHECK_ADDRESS = "check the address, which often ends in /v1"
 
 NO_KEY = "none"
@@ -113,10 +114,18 @@ class ChatClient:
         """Give the address without what may be secret in it."""
         return re.sub(r"//[^/@]*@", "//", (self.base_url or "https://api.openai.com/v1").split("?")[0])
 
-    def complete(self, messages: list[dict[str, Any]], *, on_text: OnText | None = None, **options: Any) -> ChatReply:
+    def complete(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        on_text: OnText | None = None,
+        adapts: Callable[[ChatError], bool] | None = None,
+        **options: Any,
+    ) -> ChatReply:
         """Ask, again where that can help; `options` go to `chat.completions.create` (temperature, max_tokens ...).
 
         With `on_text` the answer is streamed to it piece by piece; once there was one, nothing is asked again.
+        `adapts` tells whether the caller will ask otherwise after an error; such a one does not count as a failure.
 
         Raises:
             ChatError: where this request has no answer.
@@ -125,6 +134,9 @@ class ChatClient:
         try:
             reply = self._with_retries(messages, options, None if on_text is None else Listener(on_text))
         except ChatError as error:
+            # Many requests are under way before the first has told how this endpoint wants to be asked.
+            if adapts is not None and adapts(error):
+                raise
             with self._lock:
                 self._num_failures += error.kind != "refused"
                 if self._num_failures >= self.patience.failures:
@@ -277,7 +289,8 @@ class ChatClient:
         text = " ".join(str(error).split())
         if _WEB_PAGE.search(text):
             return "a web page"
-        if self.api_key and self.api_key != NO_KEY:
+        # A shorter one is a placeholder for a local server, and may be part of what tells how to ask: max_tokens.
+        if self.api_key and len(self.api_key) >= _SHORTEST_KEY:
             text = text.replace(self.api_key, "***")
         text = _KEY_IN_TEXT.sub("***", text)
         return text if len(text) <= _MESSAGE_LENGTH else text[:_MESSAGE_LENGTH] + "..."
@@ -288,22 +301,42 @@ def map_concurrently(
 ) -> Iterator[Result]:
     """Yield the results of `job`, as they come; no more than twice `concurrency` values are taken ahead.
 
-    An error of a job, or a consumer that goes away, sets `stopping`; jobs that have begun are waited for.
+    An error of a job, or a consumer that goes away, sets `stopping`; jobs that have begun are waited for. After an
+    error, or an interrupt, what they still bring is yielded before it is raised.
     """
     remaining = iter(values)
     pool = ThreadPoolExecutor(concurrency)
+    waiting: set[Future[Result]] = set()
+    num_free = 2 * concurrency
     try:
-        running: set[Future[Result]] = {pool.submit(job, value) for value in islice(remaining, 2 * concurrency)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
+        while True:
+            # One by one: where the values themselves end in an error, those before it are not lost.
+            for value in islice(remaining, num_free):
+                waiting.add(pool.submit(job, value))
+            if not waiting:
+                break
+            done = wait(waiting, return_when=FIRST_COMPLETED).done
             for future in done:
+                waiting.remove(future)
                 yield future.result()
-            running |= {pool.submit(job, value) for value in islice(remaining, len(done))}
+            num_free = len(done)
+    except GeneratorExit:
+        stopping.set()
+        raise
     except BaseException:
         stopping.set()
+        yield from _results_of_begun(waiting)
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _results_of_begun(futures: Iterable[Future[Result]]) -> Iterator[Result]:
+    # Those that are called off are never waited for: no thread would wake whoever does.
+    begun = [future for future in futures if not future.cancel()]
+    for future in as_completed(begun):
+        if future.exception() is None:
+            yield future.result()
 
 
 def _count(usage: Any, name: str) -> int | None:

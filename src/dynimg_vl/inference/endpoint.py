@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from time import perf_counter
 from typing import Any
@@ -167,14 +168,18 @@ class EndpointEngine:
     def _complete(self, messages: list[dict[str, Any]], limit: int, on_text: OnText | None) -> ChatReply:
         while True:
             asked = {self._limit_name: limit, **self._sampling}
+            adapts = partial(self._adapts, asked)
             try:
-                return self.client.complete(messages, on_text=on_text, **asked)
+                return self.client.complete(messages, on_text=on_text, adapts=adapts, **asked)
             except ChatError as error:
-                if error.kind != "rejected" or not self._adapts(str(error), asked):
+                if not adapts(error):
                     raise
 
-    def _adapts(self, said: str, asked: Mapping[str, Any]) -> bool:
-        """Learn from a refusal how this endpoint wants to be asked; tell whether there is anything new to try."""
+    def _adapts(self, asked: Mapping[str, Any], error: ChatError) -> bool:
+        """Learn from a rejection how this endpoint wants to be asked; tell whether there is anything new to try."""
+        if error.kind != "rejected":
+            return False
+        said = str(error)
         if "max_completion_tokens" in said and "max_tokens" in asked:
             self._limit_name = "max_completion_tokens"
             return True

@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ...inference.chat_client import ChatClient, ChatError
@@ -154,14 +155,16 @@ class EndpointJudge:
         )
 
     def _ask(self, messages: list[dict[str, Any]]) -> Any:
+        # What this request is sent with: another thread may have changed the judge's by the time of an error.
+        limit = self._limit
+        adapts = partial(_wants_newer_name, limit)
         try:
-            reply = self.client.complete(messages, temperature=0, **self._limit)
+            reply = self.client.complete(messages, adapts=adapts, temperature=0, **limit)
         except ChatError as error:
-            # Newer models of the vendor want the limit under its newer name, older servers under the older one.
-            if error.kind != "rejected" or "max_completion_tokens" not in str(error) or "max_tokens" not in self._limit:
+            if not adapts(error):
                 raise
-            self._limit = {"max_completion_tokens": self.max_new_tokens}
-            reply = self.client.complete(messages, temperature=0, **self._limit)
+            self._limit = limit = {"max_completion_tokens": self.max_new_tokens}
+            reply = self.client.complete(messages, temperature=0, **limit)
         with self._lock:
             self.spending.num_requests += 1
             self.spending.prompt_tokens += reply.prompt_tokens or 0
@@ -182,6 +185,11 @@ class EndpointJudge:
         if verdict is None:
             return None
         return Judgement.of(case, "judged", replies=replies, model=model, key=key, **vars(verdict))
+
+
+def _wants_newer_name(limit: Mapping[str, Any], error: ChatError) -> bool:
+    # Newer models of the vendor want the limit under its newer name, older servers under the older one.
+    return error.kind == "rejected" and "max_completion_tokens" in str(error) and "max_tokens" in limit
 
 
 Judge = RuleJudge | EndpointJudge
