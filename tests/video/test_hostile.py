@@ -1,5 +1,6 @@
 """What must not be trusted: files that are no video, that are damaged, that lie or that name other files."""
 
+import io
 import os
 import struct
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 from dynimg_vl.errors import InputError, VideoError, VideoWarning
 from dynimg_vl.video import FrameIndex, index_video, read_frames, stills
+from dynimg_vl.video.boxes import read_tracks
 from dynimg_vl.video.container import PYAV, OpenVideo
 from dynimg_vl.video.sps import sample_aspect_ratio
 from synthetic import frame_number, frame_pixels, write_sound, write_video
@@ -151,6 +153,47 @@ def test_a_table_that_claims_a_billion_samples(clip, tmp_path):
     assert "1000000000 frames are over the limit" in refused(tmp_path / "bomb.mp4")
 
 
+def claim(data, kind, offset, number):
+    """Let the first box of this kind claim so many samples."""
+    data = bytearray(data)
+    struct.pack_into(">I", data, data.index(kind) + 4 + offset, number)
+    return bytes(data)
+
+
+@pytest.fixture(scope="module")
+def fragments(tmp_path_factory):
+    options = {"movflags": "frag_keyframe+empty_moov"}
+    path = write_video(tmp_path_factory.mktemp("fragments") / "clip.mp4", 24, container_options=options)
+    return path.read_bytes()
+
+
+def test_fragments_that_claim_more_than_they_hold_are_refused_before_ffmpeg_counts(fragments, monkeypatch):
+    """20 million samples in 32 kB: 25 s and 760 MB in FFmpeg, which makes an entry for each."""
+    assert FrameIndex.from_file(fragments).num_frames == 24
+    # Flags 1: no sample has a field of its own, so that nothing else bounds their number.
+    bomb = claim(claim(fragments, b"trun", 0, 1), b"trun", 4, 20_000_000)
+    monkeypatch.setattr("dynimg_vl.video.container._open_container", lambda *_: pytest.fail("FFmpeg has seen it"))
+    assert "20000012 frames are over the limit of 5000000" in refused(bomb)
+    # The table of a track that no header has.
+    assert "20000000 frames are over the limit" in refused(claim(bomb, b"tfhd", 4, 77))
+
+
+def test_samples_are_counted_over_all_fragments_and_in_short_tables(fragments, clip):
+    def count(data):
+        return [track.num_samples for track in read_tracks(io.BytesIO(data), "clip")]
+
+    assert fragments.count(b"trun") == 2
+    assert count(fragments) == [24]
+    assert count(claim(fragments, b"trun", 4, 100)) == [112]
+    data = clip.read_bytes()
+    assert count(claim(data.replace(b"stsz", b"stz2"), b"stz2", 8, 123)) == [123]
+
+
+def test_boxes_without_end_are_refused(clip, monkeypatch):
+    monkeypatch.setattr("dynimg_vl.video.boxes._MAX_BOXES", 1000)
+    assert "has more than 1000 boxes" in refused(clip.read_bytes() + b"\0\0\0\x08free" * 1000)
+
+
 @pytest.mark.parametrize("box", [b"stsz", b"stts", b"stsc", b"ctts", b"stco", b"tkhd", b"mdhd"])
 def test_tables_that_lie(box, clip, tmp_path):
     data = bytearray(clip.read_bytes())
@@ -283,6 +326,24 @@ def test_a_damaged_file_ends(tmp_path):
 def test_a_duration_that_is_written_as_text_may_be_any_text(tag, seconds):
     opened = SimpleNamespace(stream=SimpleNamespace(metadata={"DURATION": tag}))
     assert OpenVideo.track_seconds.fget(opened) == seconds
+
+
+def parameters_with_a_cycle_of(num_offsets):
+    """Write a parameter set of Annex B whose pixels are 4:3, after a cycle of `num_offsets` offsets of 0."""
+
+    def golomb(value):
+        return f"{value + 1:b}".zfill(2 * (value + 1).bit_length() - 1)
+
+    bits = "01000010" + "0" * 16 + golomb(0) + golomb(0) + golomb(1) + "0" + golomb(0) * 2 + golomb(num_offsets)
+    bits += golomb(0) * num_offsets + golomb(0) + "0" + golomb(3) * 2 + "1" + "1" + "0"
+    bits += "1" + "1" + f"{14:08b}" + "1"
+    bits += "0" * (-len(bits) % 8)
+    return b"\0\0\1\x67" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+def test_a_cycle_of_offsets_is_at_most_as_long_as_the_standard_has_it():
+    assert sample_aspect_ratio(parameters_with_a_cycle_of(255)) == Fraction(4, 3)
+    assert sample_aspect_ratio(parameters_with_a_cycle_of(256)) == 1
 
 
 def test_a_header_of_zeros_alone_is_not_read_to_its_end():

@@ -162,7 +162,7 @@ def open_video(source: Path | bytes, limits: Limits) -> OpenVideo:
         raise VideoError(f"{name} is empty; give a video file")
     with _binary(source) as file:
         _refuse_playlist(file.read(256), name)
-        tracks = read_tracks(file)
+        tracks = read_tracks(file, name)
         claimed = claimed_bytes(file)
     if any(track.num_samples > limits.max_frames for track in tracks):  # FFmpeg would allocate the whole table first
         raise _too_many_frames(name, max(track.num_samples for track in tracks), limits)

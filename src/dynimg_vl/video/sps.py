@@ -9,6 +9,7 @@ _TABLE = (  # Table E-1 of ITU-T H.264, aspect_ratio_idc 1 to 16
 )
 _HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
 _EXTENDED_SAR = 255
+_MAX_OFFSETS = 255  # of num_ref_frames_in_pic_order_cnt_cycle, 7.4.2.1.1; a crafted header of 1 MB took 9 s
 _MAX_ZEROS = 32  # of ue(v), 9.1: the largest number has so many; crafted data may have megabytes, read bit by bit
 
 
@@ -76,7 +77,10 @@ def _parse(unit: bytes) -> Fraction:
         bits.read(1)
         bits.golomb()
         bits.golomb()
-        for _ in range(bits.golomb()):
+        num_offsets = bits.golomb()
+        if num_offsets > _MAX_OFFSETS:
+            raise IndexError("no cycle of this standard is so long")
+        for _ in range(num_offsets):
             bits.golomb()
     bits.golomb()  # max_num_ref_frames
     bits.read(1)
