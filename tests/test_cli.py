@@ -108,9 +108,10 @@ def test_show_never_overwrites_the_video(run, ball_video, tmp_path):
     assert video.read_bytes() == Path(ball_video).read_bytes()
 
 
-def test_show_refuses_a_picture_too_large_for_its_format(run, ball_video, tmp_path, monkeypatch):
-    monkeypatch.setattr("dynimg_vl.render.render_dynimgs", lambda *_, **__: Image.new("L", (16384, 8)))
-    assert_refused(run("show", ball_video, "-o", tmp_path / "a.webp"), "16384 x 8 pixels", "name a .png")
+@pytest.mark.parametrize(("output", "width"), [("a.webp", 16384), ("a.jpg", 65501)])
+def test_show_refuses_a_picture_too_large_for_its_format(run, ball_video, tmp_path, monkeypatch, output, width):
+    monkeypatch.setattr("dynimg_vl.render.render_dynimgs", lambda *_, **__: Image.new("L", (width, 8)))
+    assert_refused(run("show", ball_video, "-o", tmp_path / output), f"{width} x 8 pixels", "name a .png")
     assert list(tmp_path.iterdir()) == []
 
 

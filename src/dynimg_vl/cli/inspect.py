@@ -102,7 +102,9 @@ def show(
             picture = render_dynimgs(dynimgs, overlay=overlay, title=Path(video).name)
         try:
             picture.save(temporary)
-        except ValueError as error:  # WebP ends at 16383 pixels a side, JPEG at 65500
+        except (ValueError, OSError) as error:  # WebP ends at 16383 pixels a side, JPEG at 65500
+            if getattr(error, "errno", None) is not None:  # the disk's, not the format's
+                raise
             size = f"{picture.width} x {picture.height} pixels"
             raise InputError(
                 f"cannot write {output}: {size} are too many for it; name a .png, or take fewer"

@@ -103,9 +103,8 @@ def predict_task(
     }
     if shard == (0, 1):
         let_grow(folder, requests, engine.describe(), protocol)
-    if _is_of_run(
-        folder, requests, engine.describe(), protocol
-    ):  # else the run refuses, and what lies there stays as it is
+    # Of another run, they stay as they are: `run` refuses.
+    if _is_of_run(folder, requests, engine.describe(), protocol):
         write_items(folder, items)
     done = run(
         engine,
