@@ -8,11 +8,12 @@ import warnings
 from fractions import Fraction
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 
 from dynimg_vl.errors import InputError, VideoError, VideoWarning
-from dynimg_vl.video import FrameIndex, index_video, read_frames, stills
+from dynimg_vl.video import FrameIndex, index_video, packets, read_frames, stills
 from dynimg_vl.video.boxes import read_tracks
 from dynimg_vl.video.container import PYAV, OpenVideo
 from dynimg_vl.video.sps import sample_aspect_ratio
@@ -187,6 +188,36 @@ def test_samples_are_counted_over_all_fragments_and_in_short_tables(fragments, c
     assert count(claim(fragments, b"trun", 4, 100)) == [112]
     data = clip.read_bytes()
     assert count(claim(data.replace(b"stsz", b"stz2"), b"stz2", 8, 123)) == [123]
+
+
+def test_the_limit_counts_frames_and_not_sound(tmp_path):
+    """Raw sound of 105 s at 48 kHz, as recordings have it: 5 million samples, of which FFmpeg makes 5,000 entries."""
+    path = tmp_path / "raw.mov"
+    with av.open(str(path), "w") as container:
+        video, sound = container.add_stream("mpeg4", 1), container.add_stream("pcm_s16le", 48000)
+        video.width = video.height = 32
+        for number in range(110):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), number, np.uint8))))
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 96000), np.int16), "s16", "stereo")
+            frame.sample_rate, frame.pts = 48000, 48000 * number
+            container.mux(sound.encode(frame))
+        for stream in (video, sound):
+            container.mux(stream.encode(None))
+    with open(path, "rb") as file:
+        assert sorted((track.is_sound, track.num_samples) for track in read_tracks(file, "raw")) == [
+            (0, 110),
+            (1, 5157),
+        ]
+    assert index_video(path, max_frames=200).num_frames == 110
+    # What says that it is both is held to be what is dearer.
+    claimed = path.read_bytes().replace(b"mhlrsoun", b"mhlrvide")
+    assert "5280000 frames are over the limit" in refused(claimed)
+
+
+def test_few_packets_are_kept_where_they_are_tiny(clip, monkeypatch):
+    before = [frame_number(frame) for frame in read_frames(clip, [3, 40])]
+    monkeypatch.setattr(packets, "_KEPT_PACKETS", 10)
+    assert [frame_number(frame) for frame in read_frames(clip, [3, 40])] == before
 
 
 def test_boxes_without_end_are_refused(clip, monkeypatch):

@@ -7,23 +7,29 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..errors import VideoError
 
 _PARENTS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
 _MAX_BOXES = 2**20  # about 20 for each track and 11 for each fragment with sound: 26 hours in fragments of 1 s
+_HANDLERS = frozenset((b"vide", b"soun", b"subp", b"clcp"))  # kinds of tracks, as far as FFmpeg knows them
+_RAW_PER_ENTRY = 1024  # samples of raw sound; a second may have 48,000
 _IDENTITY = (1.0, 0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class TrackBoxes:
-    """Hold what the boxes of one track say; `num_samples` counts those of all fragments."""
+    """Hold what the boxes of one track say.
+
+    `num_samples` is how many FFmpeg makes an entry for, in all fragments; of raw sound, 1024 share one.
+    """
 
     track_id: int
     rotation: int
     num_samples: int
+    is_sound: bool = False
 
 
 def read_tracks(file: BinaryIO, name: str) -> list[TrackBoxes]:
@@ -37,7 +43,7 @@ def read_tracks(file: BinaryIO, name: str) -> list[TrackBoxes]:
     file.seek(0, 2)
     end = file.tell()
     movie = _IDENTITY
-    tracks: list[TrackBoxes] = []
+    tracks: list[_Track] = []
     in_fragments: Counter[int] = Counter()
     fragment_of = 0
     for kind, start, size in _walk(file, end, name):
@@ -47,19 +53,39 @@ def read_tracks(file: BinaryIO, name: str) -> list[TrackBoxes]:
             elif kind == b"tkhd":
                 body = _full_box(file, start, size)
                 (track_id,) = struct.unpack_from(">I", body, 20 if body[0] == 1 else 12)
-                tracks.append(TrackBoxes(track_id, _degrees(_product(_matrix(body, 40, 52), movie)), 0))
+                tracks.append(_Track(track_id, _degrees(_product(_matrix(body, 40, 52), movie))))
             elif kind == b"tfhd":
                 (fragment_of,) = struct.unpack_from(">I", _full_box(file, start, size), 4)
             elif kind == b"trun":
                 in_fragments[fragment_of] += struct.unpack_from(">I", _full_box(file, start, size), 4)[0]
-            elif kind in (b"stsz", b"stz2") and tracks:
-                (num_samples,) = struct.unpack_from(">I", _full_box(file, start, size), 8)
-                last = tracks[-1]
-                tracks[-1] = TrackBoxes(last.track_id, last.rotation, max(last.num_samples, num_samples))
+            elif tracks and kind in (b"hdlr", b"stts", b"stsz", b"stz2"):
+                tracks[-1].note(kind, _full_box(file, start, size))
         except struct.error:
             continue  # a box too short for its fields; FFmpeg will say what it thinks of the file
-    found = [replace(track, num_samples=track.num_samples + in_fragments.pop(track.track_id, 0)) for track in tracks]
+    found = [track.summary(in_fragments.pop(track.track_id, 0)) for track in tracks]
     return found + [TrackBoxes(track_id, 0, number) for track_id, number in in_fragments.items()]
+
+
+@dataclass
+class _Track:
+    track_id: int
+    rotation: int
+    num_samples: int = 0
+    handlers: frozenset[bytes] = frozenset()
+    is_raw: bool | None = None
+
+    def note(self, kind: bytes, body: bytes) -> None:
+        if kind == b"hdlr":  # mov has a second one, of the data, which FFmpeg does not heed
+            self.handlers |= _HANDLERS & {body[8:12]}
+        elif kind == b"stts":  # all samples in one row, each as long as the unit of time
+            self.is_raw = self.is_raw is not False and body[4:8] + body[12:16] == b"\0\0\0\1" * 2
+        else:
+            self.num_samples = max(self.num_samples, *struct.unpack_from(">I", body, 8))
+
+    def summary(self, in_fragments: int) -> TrackBoxes:
+        is_sound = self.handlers == {b"soun"}
+        per_entry = _RAW_PER_ENTRY if is_sound and self.is_raw else 1
+        return TrackBoxes(self.track_id, self.rotation, -(-self.num_samples // per_entry) + in_fragments, is_sound)
 
 
 def _walk(file: BinaryIO, num_bytes: int, name: str) -> Iterator[tuple[bytes, int, int]]:

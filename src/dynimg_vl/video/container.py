@@ -164,8 +164,10 @@ def open_video(source: Path | bytes, limits: Limits) -> OpenVideo:
         _refuse_playlist(file.read(256), name)
         tracks = read_tracks(file, name)
         claimed = claimed_bytes(file)
-    if any(track.num_samples > limits.max_frames for track in tracks):  # FFmpeg would allocate the whole table first
-        raise _too_many_frames(name, max(track.num_samples for track in tracks), limits)
+    for track in tracks:  # FFmpeg would allocate the whole table first
+        # Sound may have more samples than the video has frames, whatever limit was given for these.
+        if track.num_samples > (max(limits.max_frames, MAX_FRAMES) if track.is_sound else limits.max_frames):
+            raise _too_many_frames(name, track.num_samples, limits)
     container = _open_container(source, name)
     try:
         opened = OpenVideo(source, container, num_bytes, limits)

@@ -16,6 +16,7 @@ NO_TIME = -(2**63)
 """Stands for a time that the container does not give, as in FFmpeg."""
 
 _KEPT_BYTES = 64 * 2**20  # packets up to this size stay in memory, so that a short file is read once
+_KEPT_PACKETS = 250_000  # the same, as each takes 600 bytes more: 2 hours; 5 million of a byte each took 3.3 GB
 _MAX_ERRORS = 100  # damaged spots that a pass steps over before it ends
 _SEEK_BACK_SECONDS = (0.0, 2.0, 10.0, 60.0)  # tries to land before a packet; after that, from the start of the file
 _MAX_REORDER = 16  # frames that a packet may be ahead of its turn
@@ -96,7 +97,7 @@ def scan(opened: OpenVideo, packets: Iterable[Any] | None = None) -> tuple[Packe
         if kept is not None:
             kept.append(packet)
             kept_bytes += packet.size
-            if kept_bytes > _KEPT_BYTES:
+            if kept_bytes > _KEPT_BYTES or len(kept) > _KEPT_PACKETS:
                 kept = None
     bits = np.frombuffer(bytes(flags), np.uint8)
     promised = opened.num_promised if packets is None else 0
