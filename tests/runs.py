@@ -144,3 +144,12 @@ def after_step(monkeypatch, step, act):
 def stop_after(monkeypatch, step):
     """End the runs of this test by a signal in the midst of a step."""
     after_step(monkeypatch, step, lambda _: signal.raise_signal(signal.SIGTERM))
+
+
+def group_lives(leader):
+    """Tell whether any process of the group of `leader` is there."""
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True

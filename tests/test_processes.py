@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from runs import group_lives
+
 SCRIPT = """
 import os, sys, time
 from dynimg_vl.video.many import look_at_all
@@ -40,11 +42,3 @@ def test_those_that_look_at_videos_end_with_a_parent_that_was_killed(tmp_path):
     finally:
         if group_lives(parent.pid):
             os.killpg(parent.pid, signal.SIGKILL)
-
-
-def group_lives(leader):
-    try:
-        os.killpg(leader, 0)
-    except ProcessLookupError:
-        return False
-    return True

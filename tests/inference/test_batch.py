@@ -13,6 +13,7 @@ import pytest
 import tiny
 from dynimg_vl.cli.app import main
 from dynimg_vl.inference.request_file import read_requests
+from runs import group_lives
 
 
 @pytest.fixture(scope="module")
@@ -248,11 +249,3 @@ def test_a_killed_batch_goes_on_and_leaves_no_process_behind(questions, folder, 
     for out in ("out", "whole"):
         subprocess.run([*command, *ask(many, tmp_path / out, folder, *options)], env=environment(), check=True)
     assert rows_of(path) == rows_of(tmp_path / "whole" / "predictions.jsonl")
-
-
-def group_lives(leader):
-    try:
-        os.killpg(leader, 0)
-    except ProcessLookupError:
-        return False
-    return True

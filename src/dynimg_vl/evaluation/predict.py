@@ -187,8 +187,7 @@ def let_grow(folder: Path, requests: Sequence[Request], engine: Mapping[str, Any
     with files.guarded():
         try:
             header = json.loads(files.header.read_bytes())
-            now = _digest(requests)
-            facts = json.loads(json_bytes({"engine": engine, "settings": settings, "requests": now}))
+            facts = _facts(requests, engine, settings)
             if facts["requests"] == header["requests"] or any(
                 header[name] != facts[name] for name in ("engine", "settings")
             ):
@@ -201,13 +200,13 @@ def let_grow(folder: Path, requests: Sequence[Request], engine: Mapping[str, Any
             return
         for name in (RESULT_FILE, VERDICTS_FILE):  # of the shorter list
             (folder / name).unlink(missing_ok=True)
-        replace_file(files.header, _pretty({**header, "requests": now}))
+        replace_file(files.header, _pretty({**header, "requests": facts["requests"]}))
 
 
 def _is_of_run(
     folder: Path, requests: Sequence[Request], engine: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> bool:
-    facts = json.loads(json_bytes({"engine": engine, "settings": settings, "requests": _digest(requests)}))
+    facts = _facts(requests, engine, settings)
     try:
         header = json.loads((folder / RUN_FILE).read_bytes())
         return all(header[name] == value for name, value in facts.items())
@@ -217,8 +216,10 @@ def _is_of_run(
         return False
 
 
-def _digest(requests: Sequence[Request]) -> dict[str, Any]:
-    return {"count": len(requests), "sha256": digest_of_requests(requests)}
+def _facts(requests: Sequence[Request], engine: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a run writes of itself in its header, as it is read from there."""
+    digest = {"count": len(requests), "sha256": digest_of_requests(requests)}
+    return dict(json.loads(json_bytes({"engine": engine, "settings": settings, "requests": digest})))
 
 
 def _folder(out: Path, task: Task) -> Path:

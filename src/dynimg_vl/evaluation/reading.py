@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checks import is_number
 from ..errors import InputError
+from ..numeric import is_number
 
 MAX_BYTES = 256 * 2**20
 """Largest annotation file: over ten times that of MSRVTT-QA, the largest of them."""

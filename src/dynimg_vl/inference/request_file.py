@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..checks import is_number
 from ..errors import InputError
+from ..numeric import is_number
 from .requests import Request
 
 KEYS = ("id", "video", "question", "system", "prefix", "clip", "fps", "choices", "max_new_tokens")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...checks import is_number
 from ...errors import InputError
+from ...numeric import is_number
 
 Message = dict[str, Any]
 

@@ -5,17 +5,17 @@ Shapes: G DynImgs, N prompt frames, C candidates.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
 
 from ...errors import InputError
+from ...loading import read_frame_groups
 from ...video import FrameIndex, read_sizes, select_frame_groups
 from ...video.container import MAX_FRAMES, MAX_PIXELS, Limits
-from ...video.decoding import FalseIFramesError
-from ...video.index import Sampling, open_index
-from ...video.selection import FrameGroup, SelectionPlan, iframes_suffice, plan_selection, sampling_seconds
+from ...video.index import open_index
+from ...video.pixels import Size
+from ...video.selection import FrameGroup, SelectionPlan, plan_selection
 from .annotations import Clip
 
 SHORT_SIDE = 384
@@ -66,25 +66,16 @@ def load_frame_groups(
     Raises:
         InputError: where the clip holds no frame; `VideoError` where the file cannot be opened or decoded.
     """
-    start, end = clip.start, clip.end
 
-    def suffices(index: FrameIndex) -> bool:
-        return iframes_suffice(index, **request.counts, clip=clip.bounds)
+    def wanted(index: FrameIndex, groups: list[FrameGroup]) -> dict[int, set[Size]]:
+        size = capped_size(index.height, index.width, request.short_side)
+        return {number: {size} for group in groups for number in group.indices}
 
-    sampling = Sampling(partial(sampling_seconds, **request.counts, rng=rng), suffices, start, end)
-
-    def read(complete: bool) -> np.ndarray:
-        opened = open_index(clip.path, fps=fps, complete=complete, sampling=sampling, limits=request.limits)
-        with opened as (index, packets):
-            groups = select_frame_groups(index, **request.counts, policy=request.policy, clip=clip.bounds, rng=rng)
-            size = capped_size(index.height, index.width, request.short_side)
-            reading = read_sizes(index, {number: {size} for group in groups for number in group.indices}, packets)
-        return stack_groups(groups, {number: pixels for (number, _), pixels in reading.pixels.items()})
-
-    try:
-        return read(complete=request.policy not in ("auto", "iframe"))  # only these can do with a partial index
-    except FalseIFramesError:
-        return read(complete=True)
+    _, _, groups, reading = read_frame_groups(
+        clip.path, wanted, **request.counts, policy=request.policy, clip=clip.bounds, rng=rng, fps=fps,
+        limits=request.limits,
+    )  # fmt: skip
+    return stack_groups(groups, {number: pixels for (number, _), pixels in reading.pixels.items()})
 
 
 def stack_groups(groups: Sequence[FrameGroup], frames: dict[int, np.ndarray]) -> np.ndarray:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...checks import is_number
 from ...errors import InputError
+from ...numeric import is_number
 from ..yaml_file import read_yaml
 from .annotations import Clip, Sample, read_annotations
 
