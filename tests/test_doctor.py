@@ -11,6 +11,7 @@ from dynimg_vl.cli import doctor as doctor_module
 from dynimg_vl.cli.app import dynimg_vl
 from dynimg_vl.cli.doctor import examine
 from dynimg_vl.cli.machine import Device, Machine, this_machine
+from dynimg_vl.model.cpu_bfloat16 import multiplies_bfloat16
 from dynimg_vl.model.footprint import CONVERTED, FORMATS, converted_config, footprint
 from llava import save_source, source_model
 from tiny import save_tiny, tiny_config, tiny_model
@@ -67,16 +68,32 @@ def test_what_fits_depends_on_memory(ram, gpu, expected):
 
 
 @pytest.mark.parametrize(
-    ("processor", "capability", "slow"),
-    [("x86_64", "AVX2", ["bfloat16"]), ("AMD64", "AVX512", []), ("aarch64", "DEFAULT", [])],
+    ("processor", "instructions", "slow"),
+    [
+        ("x86_64", {"avx2"}, ["bfloat16"]),
+        ("x86_64", {"avx2", "avx512_f", "avx512_bw", "avx512_vnni"}, ["bfloat16"]),
+        ("AMD64", {"avx2", "avx512_f", "avx512_bf16"}, []),
+        ("aarch64", set(), []),
+    ],
 )
-def test_a_processor_without_instructions_for_bfloat16_is_called_slow_at_it(monkeypatch, processor, capability, slow):
+def test_a_processor_without_instructions_for_bfloat16_is_called_slow_at_it(monkeypatch, processor, instructions, slow):
     monkeypatch.setattr(platform, "machine", lambda: processor)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(instructions, True), raising=False)
     facts = json.loads(CliRunner().invoke(dynimg_vl, ["doctor", "--json"], standalone_mode=False).output)
     assert facts["devices"][-1]["slow_dtypes"] == slow
     output = CliRunner().invoke(dynimg_vl, ["doctor"], standalone_mode=False).output
     assert ("float32, bfloat16 (slow)\n" in output) == bool(slow)
+
+
+@pytest.mark.parametrize("told", [True, False, None])
+def test_a_torch_that_lists_no_instructions_is_asked_in_the_older_way(monkeypatch, told):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    if told is None:
+        monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: told, raising=False)
+    assert multiplies_bfloat16() is told
 
 
 def test_a_card_without_bfloat16_takes_float16_and_apples_quantize_nothing():
