@@ -226,14 +226,17 @@ def test_the_recipes_of_the_project_can_be_run(name, tmp_path, tokenizer):
     assert train_here(RECIPES / f"{name}.yaml", **changes).step == 1
 
 
-@pytest.mark.parametrize(("name", "stage"), [("motion_further_heads", "heads"), ("motion_further", "further")])
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [("motion_further_heads", "heads"), ("motion_further", "further"), ("motion_shapes", "shapes")],
+)
 def test_the_embedded_model_can_be_taught_further(name, stage, tmp_path):
     small = {f"stages.{stage}.batch.{key}": value for key, value in {"batch_size": 1, "num_keyframe_tokens": 1}.items()}
     small |= {"data.world.num_pictures": 3, "data.world.validation_pictures": 3, "data.world.validation_batches": 1}
     small |= {"output_dir": str(tmp_path), "dataloader_num_workers": 0, "dataloader_prefetch_factor": None}
     small |= {"report_to": "none", "disable_tqdm": True, "max_steps": 1, "model.path": "embedded"}
-    if stage == "further":
-        small |= {"stages.further.beside.batch.batch_size": 2, "num_processes": 1}
+    if stage != "heads":
+        small |= {f"stages.{stage}.beside.batch.batch_size": 2, "num_processes": 1}
     before = weights(embedded_model())
     assert train_here(RECIPES / f"{name}.yaml", **small).step == 1
     after = weights(tmp_path / "checkpoint-1")
