@@ -42,6 +42,7 @@ train-motion: $(VENV)/.dev  ## train the embedded model from scratch (CPU, hours
 	$(BIN)/dynimg-vl train recipes/motion_cpu.yaml
 	$(BIN)/dynimg-vl train recipes/motion_further_heads.yaml
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m dynimg_vl train recipes/motion_further.yaml
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m dynimg_vl train recipes/motion_shapes.yaml
 
 eval-motion: $(VENV)/.dev  ## evaluate the embedded model through real video files
 	$(BIN)/python scripts/eval_motion.py -o runs/motion_eval.json
