@@ -11,12 +11,15 @@ import torch
 
 from dynimg_vl import InputError, embedded_model
 from dynimg_vl.cli import main
+from dynimg_vl.model import load_pretrained
 from dynimg_vl.training.checkpoints import is_complete, last_checkpoint
 from dynimg_vl.training.motion.export import export_model
+from dynimg_vl.training.motion.staged_trainer import build_learner
 from motion_runs import STAGES, TEXT_ONLY, motion_recipe, save_tokenizer, tiny_learner
 from runs import after_step, command, environment, same_weights, stop_after, train_here, train_there, weights
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+HEADS = Path(__file__).parents[2] / "experiments" / "embedded_heads"
 WINDOW = {
     "batch": {
         "batch_size": 3, "num_keyframe_tokens": 3, "num_questions": 1, "one_object": True, "has_strip": False,
@@ -246,6 +249,15 @@ def test_the_embedded_model_can_be_taught_further(name, stage, tmp_path):
     changed = {key for key, value in before.items() if not torch.equal(value.float(), after[key].float())}
     tower = [key for key in before if "vision_tower" in key]
     assert changed.isdisjoint(tower) if stage == "heads" else changed >= {key for key in tower if "q_proj" in key}
+
+
+def test_the_heads_that_are_kept_are_those_of_the_embedded_model():
+    """What does not fit would be left out without a word, and learnt anew."""
+    model, processor = load_pretrained(embedded_model())
+    kept = weights(HEADS)
+    taken = build_learner(model, processor.tokenizer, str(HEADS)).heads.state_dict()
+    assert kept.keys() == taken.keys()
+    assert all(torch.equal(value, taken[name]) for name, value in kept.items())
 
 
 # --- going on --------------------------------------------------------------------------------------------------------
