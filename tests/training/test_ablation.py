@@ -224,6 +224,17 @@ def test_arms_with_collages_of_their_own_keep_what_they_learnt_about_positions(f
             run_experiment(other, taken, "a command", ignore)
 
 
+def test_another_table_starts_from_the_weights_of_all_layouts_of_its_base(tmp_path, monkeypatch):
+    experiment = replace(tiny(), table_name="table6", arm_names=("s",), base="table3")
+    folder = tmp_path / "elsewhere"
+    seen = trained_by(monkeypatch)
+    run_experiment(experiment, folder, "a command", ignore)
+    table3 = [each.place for each in replace(tiny(), arm_names=None).base_runs(0)]
+    assert {place.split("_")[1] for place in table3[1:]} == {"after", "tiles", "before"}
+    assert seen == [*table3, "runs/single/s/seed0"]
+    assert "The common weights are those of table3" in (folder / "report.md").read_text()
+
+
 def test_a_signal_that_comes_too_late_for_a_run_ends_the_experiment(tmp_path, monkeypatch):
     # During the validation at the end of the first run: it becomes whole, and no other is begun.
     begun = []

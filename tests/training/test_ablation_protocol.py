@@ -1,6 +1,7 @@
 """Ablations as plans: arms are values, every run is a recipe, controls change the strip and nothing else."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,15 @@ from dynimg_vl.training.ablation.tables import TABLES
 from dynimg_vl.training.ablation.worlds import CLAIM_WORLDS
 from dynimg_vl.training.motion.data import View
 from dynimg_vl.training.recipe import TrainRecipe
+
+TAKEN_FROM = {"keyframes": "keyframes", "before_1d": "s", "before_4d": "hwts_merge"}
+"""Arms of Table 3 that are arms of Table 6, too, and were run there."""
+
+
+def recipe_of(run):
+    """Give a recipe with the stage of prompt frames said, as Table 3 does where Table 6 leaves it to the default."""
+    return {**run.recipe, "model": {"prompt_stage": DynImgConfig().prompt_stage, **run.recipe["model"]}}
+
 
 # --- arms and runs ---------------------------------------------------------------------------------------------------
 
@@ -72,6 +82,52 @@ def test_own_collages_come_between_the_common_weights_and_an_arm():
         assert stage["batch"]["world"]["kinds"] == ["still"]
         assert {**between.recipe["model"], **own.arms[arm].model} == between.recipe["model"]
     assert len({own.arm_run("single", arm, 0).run.start for arm in own.arms}) == len(own.arms)
+
+
+def test_a_table_may_start_from_the_weights_of_another():
+    third, own, sixth = (
+        Experiment(table, "cpu", 1, ("single",), own_collages=True, base=base)
+        for table, base in (("table3", None), ("table6", None), ("table6", "table3"))
+    )
+    assert sixth.base_runs(0) == third.base_runs(0) != own.base_runs(0)
+    assert sixth.own_collage_steps == third.own_collage_steps == 750
+    digests = [each.describe(["single"], ["s"]) for each in (own, sixth)]
+    assert digests[0] != digests[1]
+    # Rows of both tables are one model then, trained alike.
+    for before, now in (TAKEN_FROM | {"before_4d_token": "hwts_token"}).items():
+        runs = [(third.own_run(before, 0), third.arm_run("single", before, 0).run)]
+        runs += [(sixth.own_run(now, 0), sixth.arm_run("single", now, 0).run)]
+        assert [each and recipe_of(each) for each in runs[0]] == [each and recipe_of(each) for each in runs[1]]
+
+
+def test_a_table_does_not_start_from_other_sizes_or_layouts():
+    with pytest.raises(InputError, match="table4 cannot start from table3: its models have other sizes"):
+        Experiment("table4", "cpu", 1, ("single",), base="table3")
+    with pytest.raises(InputError, match="table5 cannot start from table3, which lacks the layout of g2"):
+        Experiment("table5", "cpu", 1, ("single",), base="table3")
+    with pytest.raises(InputError, match="no table 'table9'"):
+        Experiment("table6", "cpu", 1, ("single",), base="table9")
+    assert Experiment("table5", "cpu", 1, ("single",), ("g1",), base="table6").arms
+
+
+def test_results_that_two_tables_share_are_the_same():
+    experiments = Path(__file__).parents[2] / "experiments"
+    shared = sorted((experiments / "table6_cpu_own").glob("runs/*/*/*/result.json"))
+    shared = [each for each in shared if "taken_from" in json.loads(each.read_text())]
+    assert len(shared) == 3 * len(TAKEN_FROM)
+    sources = {now: before for before, now in TAKEN_FROM.items()}
+    for path in shared:
+        taken, arm = json.loads(path.read_text()), path.parts[-3]
+        assert taken.pop("taken_from") == f"table3 {sources[arm]}"
+        # Keyframes only has no collages of its own: one result in both experiments.
+        folder = experiments / ("table3_cpu" if arm == "keyframes" else "table3_cpu_own")
+        source = json.loads(
+            (folder.joinpath(*path.parts[-5:-3]) / sources[arm] / path.parent.name / path.name).read_text()
+        )
+        named = ("arm", "recipe", "settings")
+        assert {name: value for name, value in taken.items() if name not in named} == {
+            name: value for name, value in source.items() if name not in named
+        }
 
 
 def test_every_layout_has_collages_and_another_one_is_last_for_other_seeds():

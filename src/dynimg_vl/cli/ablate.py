@@ -32,6 +32,7 @@ SCALES = ("smoke", "cpu", "gpu")
 @click.option("--worlds", metavar="NAME,...", help="Worlds: single, several, long, leak; without it, the first three.")
 @click.option("--arms", metavar="NAME,...", help="Some of the arms only.")
 @click.option("--own-collages", is_flag=True, help="Let each arm meet its own layout and positions before motion.")
+@click.option("--base", type=click.Choice(TABLES), help="Start from the stills and collages of another table.")
 @json_option
 def ablate(
     table: str,
@@ -41,6 +42,7 @@ def ablate(
     worlds: str | None,
     arms: str | None,
     own_collages: bool,
+    base: str | None,
     as_json: bool,
 ) -> int:
     """Train and measure the arms of TABLE and write OUT/report.md: means, intervals, and which claims hold.
@@ -57,9 +59,10 @@ def ablate(
         raise InputError(f"{output} is a file; name a folder")
     chosen = CLAIM_WORLDS if worlds is None else _names(worlds, "worlds")
     arm_names = None if arms is None else _names(arms, "arms")
-    experiment = Experiment(table, scale, seeds, chosen, arm_names, own_collages=own_collages)
+    experiment = Experiment(table, scale, seeds, chosen, arm_names, own_collages=own_collages, base=base)
     options = ["--scale", scale, "--seeds", str(seeds), "--worlds", ",".join(chosen)]
     options += ([] if arms is None else ["--arms", arms]) + (["--own-collages"] if own_collages else [])
+    options += [] if base is None else ["--base", base]
     command = shlex.join(["dynimg-vl", "ablate", table, *options, "-o", "OUT"])
     with progress_bar("runs") as progress, contextlib.redirect_stdout(sys.stderr):  # the trainer prints its log
         outcome = run_experiment(experiment, output, command, progress)

@@ -82,10 +82,11 @@ class ArmRun:
 class Experiment:
     """Hold what an experiment is: a table, a scale, seeds, worlds, arms, and whether these have `own_collages`.
 
-    Without names of arms it has all of them, and `changes` go into the recipe of the scale.
+    Without names of arms it has all of them, and `changes` go into the recipe of the scale. With the name of another
+    table as `base`, stages A and B are those of that table, so that its arms and these share their weights.
 
     Raises:
-        InputError: where one of them does not exist.
+        InputError: where one of them does not exist, or `base` has other sizes or lacks the layout of an arm.
     """
 
     table_name: str
@@ -95,10 +96,11 @@ class Experiment:
     arm_names: tuple[str, ...] | None = None
     changes: tuple[tuple[str, Any], ...] = ()
     own_collages: bool = False
+    base: str | None = None
 
     def __post_init__(self) -> None:
         for what, given, known in (
-            ("table", [self.table_name], TABLES),
+            ("table", [self.table_name, self._base_table], TABLES),
             ("scale", [self.scale], SCALES),
             ("world", self.worlds, WORLDS),
         ):
@@ -108,6 +110,8 @@ class Experiment:
         if self.num_seeds < 1:
             raise InputError(f"seeds must be at least 1, got {self.num_seeds}")
         _ = self.arms, self.values
+        if self.base is not None:
+            self._check_base()
 
     @property
     def table(self) -> Table:
@@ -122,11 +126,7 @@ class Experiment:
     @cached_property
     def values(self) -> dict[str, Any]:
         """Read the recipe of the scale, with its changes for the table and ours: the values that all runs share."""
-        values = read_yaml(FOLDER / f"{self.scale}.yaml", "scale", _SECTIONS)
-        own = values.pop("tables", {}).get(self.table_name, {})
-        for key, value in (*own.items(), *self.changes):
-            _put(values, key.split("."), value)
-        return values
+        return self._values_of(self.table_name)
 
     @property
     def test(self) -> TestSettings:
@@ -143,7 +143,8 @@ class Experiment:
         plans = {name: asdict(WORLDS[name].plan) for name in (self.worlds if worlds is None else worlds)}
         models = {name: dict(self.table.arms[name].model) for name in (self.arms if arms is None else arms)}
         own = {"table": self.table_name, "scale": self.scale, "worlds": plans, "arms": models, "values": self.values}
-        between = {"own_collages": self.own_collage_steps} if self.own_collages else {}
+        between: dict[str, Any] = {"own_collages": self.own_collage_steps} if self.own_collages else {}
+        between |= {} if self.base is None else {"base": self.base}
         # Of the other arms, those with a layout of their own have a part in the common weights.
         return {**own, **between, "stills": asdict(STILLS), "collages": asdict(COLLAGES), "layouts": self._layouts()}
 
@@ -154,7 +155,7 @@ class Experiment:
         ]
         layouts = self._layouts()
         # Whichever layout comes last has an advantage: another one for each seed.
-        order = random.Random(f"{self.table_name} {seed}").sample(layouts, len(layouts)) * self.test.collage_rounds
+        order = random.Random(f"{self._base_table} {seed}").sample(layouts, len(layouts)) * self.test.collage_rounds
         share = self._collage_share()
         for number, layout in enumerate(order, start=1):
             recipe = self._recipe("collages", seed + 100 * number, layout, asdict(COLLAGES), share)
@@ -205,11 +206,33 @@ class Experiment:
                         runs.append(self.arm_run(world, arm, seed, "compute", steps))
         return runs
 
+    @property
+    def _base_table(self) -> str:
+        return self.table_name if self.base is None else self.base
+
+    def _values_of(self, table: str) -> dict[str, Any]:
+        values = read_yaml(FOLDER / f"{self.scale}.yaml", "scale", _SECTIONS)
+        own = values.pop("tables", {}).get(table, {})
+        for key, value in (*own.items(), *self.changes):
+            _put(values, key.split("."), value)
+        return values
+
+    def _check_base(self) -> None:
+        if self._values_of(self._base_table) != self.values:
+            raise InputError(f"{self.table_name} cannot start from {self.base}: its models have other sizes")
+        for name, arm in self.arms.items():
+            if name != KEYFRAMES and self._layout_of(arm) not in self._layouts():
+                raise InputError(f"{self.table_name} cannot start from {self.base}, which lacks the layout of {name}")
+
+    def _layout_of(self, arm: Arm) -> dict[str, Any]:
+        model = {**self._default_layout, **arm.model}
+        return {key: model[key] for key in _LAYOUT}
+
     def _layouts(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        for name, arm in self.arms.items():
-            model = {**self._default_layout, **arm.model}
-            layout = {key: model[key] for key in _LAYOUT}
+        arms = self.arms if self.base is None else TABLES[self.base].arms
+        for name, arm in arms.items():
+            layout = self._layout_of(arm)
             if name != KEYFRAMES and layout not in found:
                 found.append(layout)
         return found or [self._default_layout]

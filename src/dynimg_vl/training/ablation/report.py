@@ -43,7 +43,7 @@ def write_report(
     runs = {"done": len(results), "total": total}
     steps = experiment.own_collage_steps if experiment.own_collages else 0
     what = {"table": experiment.table_name, "scale": experiment.scale, "own_collage_steps": steps}
-    summary = {**what, "runs": runs, "worlds": worlds}
+    summary = {**what, "base": experiment.base or experiment.table_name, "runs": runs, "worlds": worlds}
     dates, machines = (sorted({str(each[key]) for each in results}) for key in ("date", "machine"))
     lines = [f"# {experiment.table.title}", "", *([_SMOKE, ""] if experiment.scale == "smoke" else [])]
     if len(results) < total:
@@ -55,6 +55,11 @@ def write_report(
         "backward) as the reference at equal clips. The paper's accuracy is that on MSVD.",
         "",
     ]
+    if experiment.base is not None:
+        lines += [
+            f"**The common weights are those of {experiment.base}: its stills and collages, in all its layouts.**",
+            "",
+        ]
     if steps:
         lines += [f"**Between the common weights and text, each arm had {steps} steps of collages of its own.**", ""]
     for name, world in worlds.items():
