@@ -19,6 +19,7 @@ import av.stream
 from ..errors import InputError, VideoError
 from .boxes import TrackBoxes, read_tracks
 from .extent import claimed_bytes
+from .matroska import read_rotations
 from .sps import sample_aspect_ratio
 
 # FFmpeg goes by content, not by name: `x.mp4` may be a concat script that names other files. These formats cannot.
@@ -39,6 +40,7 @@ PYAV = int(av.__version__.split(".")[0])
 _PROBE_OPTIONS = {"skip_frame": "all", "skip_loop_filter": "all"} if PYAV >= 18 else {}
 _ATTACHED_PICTURE, _DEFAULT = 0x400, 0x1  # bits of AVStream.disposition
 _FORMAT_WITH_BOXES = "mov,mp4,m4a,3gp,3g2,mj2"
+_MATROSKA = "matroska,webm"
 _DISCARD_ALL = getattr(getattr(av.stream, "Discard", None), "all", None)  # from PyAV 18 on; before, PyAV filters
 _PLAYLIST = re.compile(rb"\s*(#EXTM3U|ffconcat|<\?xml[^>]*>\s*<MPD|<MPD)")
 
@@ -163,6 +165,7 @@ def open_video(source: Path | bytes, limits: Limits) -> OpenVideo:
     with _binary(source) as file:
         _refuse_playlist(file.read(256), name)
         tracks = read_tracks(file, name)
+        rotations = read_rotations(file)
         claimed = claimed_bytes(file)
     for track in tracks:  # FFmpeg would allocate the whole table first
         # Sound may have more samples than the video has frames, whatever limit was given for these.
@@ -171,7 +174,7 @@ def open_video(source: Path | bytes, limits: Limits) -> OpenVideo:
     container = _open_container(source, name)
     try:
         opened = OpenVideo(source, container, num_bytes, limits)
-        opened.picture = _describe(opened, tracks)
+        opened.picture = _describe(opened, tracks, rotations)
         opened.claimed_bytes = claimed
         _check_limits(opened)
     except BaseException:
@@ -248,12 +251,15 @@ def _disposition(stream: Any) -> int:
     return int(getattr(stream.disposition, "value", stream.disposition))  # an IntFlag from PyAV 18 on, before a Flag
 
 
-def _describe(opened: OpenVideo, tracks: list[TrackBoxes]) -> Picture:
+def _describe(opened: OpenVideo, tracks: list[TrackBoxes], rotations: list[int]) -> Picture:
     stream = opened.stream
     context = stream.codec_context
     rotation = 0
     if opened.format == _FORMAT_WITH_BOXES:
         rotation = next((track.rotation for track in tracks if track.track_id == stream.id), 0)
+    elif opened.format == _MATROSKA:
+        rank = [each.index for each in opened.container.streams.video].index(stream.index)
+        rotation = rotations[rank] if rank < len(rotations) else 0
     ratio = stream.sample_aspect_ratio
     if not ratio or ratio <= 0:
         ratio = sample_aspect_ratio(context.extradata or b"") if context.name == "h264" else Fraction(1)

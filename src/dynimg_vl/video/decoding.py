@@ -13,6 +13,7 @@ import av
 import numpy as np
 
 from ..errors import VideoError
+from .container import Limits
 from .packets import PacketReader, PacketTable
 
 Deliver = Callable[[int, Any], None]
@@ -21,6 +22,11 @@ Deliver = Callable[[int, Any], None]
 _PREDICTED = (2, 3, 4)  # AVPictureType P, B, S
 _MAX_REORDER = 16  # packets that H.264 and HEVC may decode before a frame that is shown earlier
 _RESCUE_KEYS = 8  # I-frames tried on either side of a frame that cannot be decoded
+
+
+def decoder_limits(limits: Limits) -> dict[str, str]:
+    """Give a decoder's options for streams that grow in the middle: twice the pixels and more, as frames are padded."""
+    return {"max_pixels": str(min(2 * limits.max_pixels + 2**16, 2**31 - 1))}
 
 
 class FalseIFramesError(VideoError):
@@ -45,8 +51,7 @@ class FrameDecoder:
         self.num_errors = 0
         self.context = reader.opened.stream.codec_context
         self.context.thread_count = 1
-        # Twice and more: decoders count pixels of padded frames. It is there for streams that grow in the middle.
-        self.context.options = {"max_pixels": str(2 * reader.opened.limits.max_pixels + 2**16)}
+        self.context.options = decoder_limits(reader.opened.limits)
         if self.context.name == "h264":
             # Otherwise the decoder guesses how many frames it must hold back to sort them, and at first drops some.
             self.context.options = {**self.context.options, "strict": "1"}

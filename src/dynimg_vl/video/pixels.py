@@ -11,7 +11,8 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from .container import PYAV
+from ..errors import VideoError
+from .container import PYAV, reason
 
 Size = tuple[int, int]
 """Height and width in pixels, upright."""
@@ -23,19 +24,35 @@ _SCALER_OPTIONS = {"threads": 1} if PYAV >= 17 else {}
 _INTERPOLATION = 0x4 | 0x2000 | 0x40000
 
 
+# How a frame with this rotation in quarter turns counterclockwise is shown: see `_display_turn`.
+_QUARTER_TURNS = ((False, False, False), (True, False, True), (False, True, True), (True, True, False))
+
+
 class FrameScaler:
     """Turn frames of a decoder into arrays; keeps a scaler per size, since setting one up costs as much as using it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "the video") -> None:
+        self.name = name
         self._scalers: dict[tuple[Any, ...], VideoReformatter] = {}
 
     def rgb(self, frame: Any, size: Size) -> np.ndarray:
-        """Convert a frame to RGB (height, width, 3) uint8: upright, alpha over black, squeezed to `size`."""
+        """Convert a frame to RGB (height, width, 3) uint8: upright, alpha over black, squeezed to `size`.
+
+        Raises:
+            VideoError: where FFmpeg cannot scale it, as from 60,000 pixels to one.
+        """
         transposed, mirrored, upside_down = _display_turn(frame)
         height, width = reversed(size) if transposed else size
-        if _has_alpha(frame.format.name):
-            frame = _over_black(frame)
-        pixels = self._scale(frame, width, height)
+        try:
+            if _has_alpha(frame.format.name):
+                frame = _over_black(frame)
+            pixels = self._scale(frame, width, height)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            given = f"{frame.width} x {frame.height} pixels ({frame.format.name})"
+            raise VideoError(
+                f"{self.name}: a frame of {given} cannot be scaled to {width} x {height}: {reason(error)}; "
+                "convert it to H.264"
+            ) from error
         if transposed:
             pixels = pixels.transpose(1, 0, 2)
         if mirrored:
@@ -45,16 +62,29 @@ class FrameScaler:
         return pixels
 
     def _scale(self, frame: Any, width: int, height: int) -> np.ndarray:
-        key = (frame.format.name, frame.width, frame.height, width, height)
-        scaler = self._scalers.get(key)
-        if scaler is None:
-            scaler = self._scalers[key] = VideoReformatter()
-        scaled = scaler.reformat(frame, width, height, "gbrp", interpolation=_INTERPOLATION, **_SCALER_OPTIONS)
+        try:
+            scaled = self._reformat(frame, width, height)
+        except (av.FFmpegError, OSError):
+            # Thin frames, such as 4 x 4000 to 84 x 84: shrunk along one axis before they grow along the other.
+            scaled = self._reformat(frame, min(frame.width, width), min(frame.height, height))
+            scaled = self._reformat(scaled, width, height)
         pixels = np.empty((3, height, width), np.uint8)
         for channel, plane in zip((1, 2, 0), scaled.planes, strict=True):
             rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
             pixels[channel] = rows[:height, :width]
         return pixels.transpose(1, 2, 0)
+
+    def _reformat(self, frame: Any, width: int, height: int) -> Any:
+        key = (frame.format.name, frame.width, frame.height, width, height)
+        scaler = self._scalers.get(key)
+        if scaler is None:
+            scaler = self._scalers[key] = VideoReformatter()
+        return scaler.reformat(frame, width, height, "gbrp", interpolation=_INTERPOLATION, **_SCALER_OPTIONS)
+
+
+def rotation_of(frame: Any) -> int:
+    """Give the rotation that a decoded frame asks for, in degrees counterclockwise."""
+    return int(getattr(frame, "rotation", 0))
 
 
 def scale_array(pixels: np.ndarray, size: Size) -> np.ndarray:
@@ -67,7 +97,12 @@ def scale_array(pixels: np.ndarray, size: Size) -> np.ndarray:
 
 def _display_turn(frame: Any) -> tuple[bool, bool, bool]:
     """Read the display matrix of a frame as: swap the axes, then mirror left and right, then up and down."""
-    matrix = frame.side_data.get("DISPLAYMATRIX") if frame.side_data else None
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX") if frame.side_data else None
+    except ValueError:
+        # Among it is a kind that PyAV does not know (18.1: EXIF, in the pictures of every camera), and it gives none of
+        # it. Its angle is known all the same; a mirror image is not told.
+        return _QUARTER_TURNS[round(rotation_of(frame) / 90) % 4]
     if matrix is None:
         return False, False, False
     # Source (x, y) goes to (a x + c y, b x + d y); the nearest of the eight turns is taken.

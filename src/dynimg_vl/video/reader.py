@@ -96,7 +96,7 @@ def read_sizes(
 
 
 def _read_packets(packets: PacketReader, wanted: Mapping[int, Collection[Size]]) -> Reading:
-    scaler = FrameScaler()
+    scaler = FrameScaler(packets.opened.name)
     pixels: dict[tuple[int, Size], np.ndarray] = {}
 
     def deliver(number: int, frame: Any) -> None:
