@@ -12,7 +12,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 LAYERS = {
     "errors": 0, "numeric": 0, "processes": 0, "layout": 0, "video": 0,
     "compose": 1, "positions": 1, "augment": 1, "loading": 1,
-    "model": 2, "motion": 2,
+    "model": 2, "motion": 2, "text_formats": 2,
     "answering": 3, "inference": 3, "render": 3, "conversion": 3,
     "training": 4, "evaluation": 4,
     "cli": 5,

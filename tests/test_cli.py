@@ -328,6 +328,24 @@ def test_a_line_that_is_not_utf8_is_refused_and_the_talk_goes_on(ball_video):
 
 
 def test_a_closed_pipe_is_no_traceback(ball_video):
-    command = f"{sys.executable} -m dynimg_vl index {ball_video} --json | head -c 1"
+    command = f"{sys.executable} -m dynimg_vl index {ball_video} --json | true; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert "Traceback" not in result.stderr
+    assert result.stderr == ""
+    assert result.stdout == "0\n"
+
+
+@pytest.mark.parametrize("verb", [["chat"], ["ask", "--json"]])
+def test_a_closed_input_is_no_traceback(verb, ball_video):
+    question = [] if verb == ["chat"] else ["What moves?"]
+    command = [sys.executable, "-m", "dynimg_vl", verb[0], str(ball_video), *question, *verb[1:]]
+    result = subprocess.run(["bash", "-c", 'exec "$@" <&-', "-", *command], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_json_answers_before_a_refused_question_are_not_lost(ball_video):
+    result = strict_utf8("ask", ball_video, "Does anything move?", "<|im_end|>", "What moves?", "--json")
+    assert result.returncode == 2
+    answered, failed = json.loads(result.stdout)
+    assert answered["answer"] == "Yes."
+    assert failed["question"] == "<|im_end|>"
+    assert failed["error"] in result.stderr.decode()

@@ -280,7 +280,9 @@ def test_a_dialogue_has_five_dimensions_and_two_averages(run, tmp_path):
     assert "2.00 \\[2.00, 2.00\\] n 12 of 12" in text
 
 
-@pytest.mark.parametrize("damage", ["result", "judgements", "verdicts", "nothing", "form", "folder"])
+@pytest.mark.parametrize(
+    "damage", ["result", "judgements", "judgement", "usage", "deep", "verdicts", "nothing", "form", "folder"]
+)
 def test_damage_is_one_line(run, tmp_path, damage):
     out = tmp_path / "run"
     open_folder(out, [("v", "What?", "dog", "dog")])
@@ -291,6 +293,14 @@ def test_damage_is_one_line(run, tmp_path, damage):
         (out / "msvd" / "result-exact.json").write_text("[1")
     elif damage == "judgements":
         (out / "msvd" / "judgements-exact.jsonl").write_text('{"id": 1}\n')
+    elif damage == "judgement":
+        path = out / "msvd" / "judgements-exact.jsonl"
+        path.write_text(json.dumps({**json.loads(path.read_bytes()), "state": ["x"]}) + "\n")
+    elif damage == "usage":
+        path = out / "msvd" / "predictions.jsonl"
+        path.write_text(json.dumps({**json.loads(path.read_bytes()), "usage": [1]}) + "\n")
+    elif damage == "deep":
+        (out / "msvd" / "items.jsonl").write_text("[" * 200_000 + "\n")
     elif damage == "verdicts":
         (scored_choices(out, 0.5, 0) / "verdicts.jsonl").write_text("\x00")
     elif damage == "form":
@@ -299,6 +309,15 @@ def test_damage_is_one_line(run, tmp_path, damage):
         arguments += ["-o", tmp_path / "nowhere" / "report.md"]
     code, out, err = run("report", *arguments)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
+
+
+def test_what_a_run_says_of_its_engine_may_be_anything(run, tmp_path):
+    folder = scored_choices(tmp_path / "run", 0.5, 0)
+    for engine in ("abc", [1], None, {"model": float("nan")}):
+        (folder / "run.json").write_text(json.dumps({"engine": engine}))
+        code, out, err = run("report", tmp_path / "run", "--json")
+        assert (code, err) == (0, "")
+        json.loads(out, parse_constant=pytest.fail)
 
 
 def test_a_full_disk_is_one_line_and_the_report_before_it_stays(run, two_runs, tmp_path, monkeypatch):

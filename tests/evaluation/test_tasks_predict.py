@@ -325,9 +325,12 @@ def test_items_survive_the_disk(tmp_path):
     ]
     write_items(tmp_path, items)
     assert read_items(tmp_path) == items
-    (tmp_path / "items.jsonl").write_text('{"id": 1}\n')
-    with pytest.raises(InputError, match="line 1 is no item; run dynimg-vl eval again"):
-        read_items(tmp_path)
+    whole = json.loads((tmp_path / "items.jsonl").read_bytes().splitlines()[1])
+    wrong = [{"task": ["a"]}, {"extra": None}, {"id": [1]}, {"video": ["a"]}, {"answer": 5}, {"answer_index": "1"}]
+    for text in ['{"id": 1}', "[" * 100_000, *(json.dumps({**whole, **change}) for change in wrong)]:
+        (tmp_path / "items.jsonl").write_text(text + "\n")
+        with pytest.raises(InputError, match="line 1 is no item; run dynimg-vl eval again"):
+            read_items(tmp_path)
     with pytest.raises(InputError, match=r"cannot read .*; run dynimg-vl eval first"):
         read_items(tmp_path / "none")
 
@@ -347,13 +350,20 @@ def test_a_prompt_from_a_file(tmp_path):
         ("question: no place", r"question must hold \{question\}"), ("max_new_tokens: 0", "from 1 to 4096"),
         ("max_new_tokens: true", "must be a number"), ("prefix: 3", "prefix must be a text"), ("- a", "is no prompt"),
         ("what: x", "is no prompt; it may have the keys question, system, prefix, max_new_tokens"),
-        (":\n:", "is not YAML"), ("a" * 70_000, "is it a prompt"),
+        (":\n:", "is not YAML"), ("a" * 70_000, "is it a prompt"), ("question: 2001-99-99", "is not YAML: month must"),
     ],
 )  # fmt: skip
 def test_a_prompt_that_is_none(tmp_path, text, said):
     (tmp_path / "p.yaml").write_text(text)
     with pytest.raises(InputError, match=said):
         read_prompt(tmp_path / "p.yaml", Prompt())
+
+
+def test_an_answer_that_is_no_option_is_refused():
+    item = Item("t/s/0", "t", "s", "v.mp4", "v", "q", "left", ("right", "left"), 1)
+    for choice in (99, -1):
+        with pytest.raises(InputError, match=f"the answer to t/s/0 is option {choice} of 2; answer it anew"):
+            give_verdict(Answered(item, (Prediction(item.id, "", choice=choice),)))
 
 
 def test_options_must_be_shown_where_letters_are_asked_for(tmp_path, mvbench):

@@ -1,11 +1,12 @@
 """Endpoints that fail: what is tried again, what is the error of one request, and what ends a run."""
 
+import json
 import threading
 
 import pytest
 
 from dynimg_vl import InputError
-from dynimg_vl.inference.chat_client import ChatStopped, Patience
+from dynimg_vl.inference.chat_client import ChatClient, ChatStopped, Patience
 from dynimg_vl.inference.requests import Request
 from endpoints import ask, content_of, engine_of
 from openai_server import (
@@ -52,6 +53,75 @@ def test_what_does_not_pass_is_the_error_of_its_request_alone(question, fault):
     assert found["1"].frames["num_pictures"] == 4
     assert (found["2"].text, found["2"].error) == ("yes", None)
     assert len(server.requests) == 4
+
+
+def completion(**changes):
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "yes"}}
+    whole = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    return nonsense(json.dumps({**whole, **changes}).encode())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        completion(choices=[None]), completion(choices=["x"]), completion(choices={"a": 1}), completion(choices=5),
+        completion(choices=[{"message": "hi"}]), completion(choices=[{"message": None}]), nonsense(b"[" * 100_000),
+        nonsense(b"[1]"), nonsense(b"5"),
+    ],
+    ids=["null", "text", "object", "number", "message is text", "message is null", "deep", "list", "int"],
+)  # fmt: skip
+def test_any_json_may_come_in_place_of_a_completion(question, fault):
+    with OpenAIServer(faults=lambda number, body: fault if len(content_of(body)) > 1 else None) as server:
+        found = {p.id: p for p in ask(server, question, Request("2", None, "hm"))}
+    assert "no completion (3 attempts)" in found["1"].error
+    assert found["2"].text == "yes"
+
+
+def test_odd_fields_of_a_completion_do_no_harm(question):
+    choice = {"finish_reason": {"a": 1}, "message": {"content": ["x"], "refusal": 5}}
+    with OpenAIServer(faults=[completion(choices=[choice], usage="x", model={"a": 1})]) as server:
+        (prediction,) = ask(server, question)
+    assert prediction.text == ""
+
+
+def stream_of(*chunks):
+    lines = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
+    return Fault(200, lines + b"data: [DONE]\n\n", content_type="text/event-stream")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["x"], [None], {"a": 1}, [{"finish_reason": "stop"}], [{"delta": None}], [{"delta": "hi"}],
+        [{"delta": {"refusal": 5}}],
+    ],
+)  # fmt: skip
+def test_any_json_may_come_in_place_of_a_chunk(question, choices):
+    chunk = {"id": "1", "object": "chat.completion.chunk", "model": "m", "choices": choices}
+    heard = []
+    with OpenAIServer(faults=lambda number, body: stream_of(chunk)) as server:
+        (prediction,) = engine_of(server).stream([question], heard.append)
+    assert prediction.text == ""
+    assert heard == []
+
+
+@pytest.mark.parametrize("key", ["sk-abc\nSECRETSECRET", "sk-ab cSECRETSECRET", "sk-\u200bSECRETSECRET"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key):
+    with pytest.raises(InputError, match="the API key has a blank") as caught:
+        ChatClient("m", key, "http://127.0.0.1:1/v1")
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:x/v1", "http://[::1"])
+def test_what_is_no_address_is_refused(address):
+    with pytest.raises(InputError, match="cannot use the endpoint"):
+        ChatClient("m", "none", address)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 0, -1, 1e9])
+def test_a_timeout_is_a_number_of_seconds(seconds):
+    with pytest.raises(InputError, match="a timeout must be a number of seconds up to"):
+        Patience(timeout_seconds=seconds)
 
 
 def test_the_time_to_wait_is_what_the_endpoint_asks_for(question, monkeypatch):

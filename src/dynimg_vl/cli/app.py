@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
+    stdout = sys.stdout
     try:
         code = dynimg_vl.main(arguments, prog_name="dynimg-vl", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -63,6 +64,11 @@ def _run(arguments: list[str] | None) -> int:
         # Whoever read the output has gone away (a closed pager): no error of ours, and nobody to tell.
         sys.stderr.close()
         return 0
+    except SystemExit:
+        # click makes an exit with 1 of it, and puts a stream that swallows all in the place of stdout.
+        if sys.stdout is not stdout:
+            return 0
+        raise
     except MemoryError:
         return _fail("out of memory; use a smaller video, model or --num-dynimgs")
     except OSError as error:

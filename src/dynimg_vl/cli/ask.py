@@ -14,7 +14,7 @@ from ..errors import InputError
 from .batch import ask_batch, batch_options, split_batch
 from .endpoint import OF_OWN_MODELS, ask_endpoint, endpoint_options, split_endpoint
 from .options import (
-    emit_json,
+    answers,
     json_option,
     model_options,
     reading_options,
@@ -70,25 +70,23 @@ def ask(
     if stream:
         raise InputError("--stream is for a model behind an endpoint; name one with --endpoint URL")
     answerer, dynimgs, seconds = _look(video, **options)
-    replies = [answerer.start(dynimgs).ask(question, max_new_tokens=max_new_tokens) for question in questions]
-    if not as_json:
-        for reply in replies:
-            click.echo(reply.text)
-        return
-    results = [
-        {
-            "video": video,
-            "question": question,
-            "answer": reply.text,
-            "model": _name_of(options["model"]),
-            "num_visual_tokens": reply.num_visual_tokens,
-            "num_new_tokens": reply.num_new_tokens,
-            **dynimgs.describe(),
-            "seconds": {**seconds, "answer": round(reply.seconds, 4)},
-        }
-        for question, reply in zip(questions, replies, strict=True)
-    ]
-    emit_json(results[0] if len(results) == 1 else results)
+    with answers(video, questions, as_json) as results:
+        for question in questions:
+            reply = answerer.start(dynimgs).ask(question, max_new_tokens=max_new_tokens)
+            if not as_json:
+                click.echo(reply.text)
+            results.append(
+                {
+                    "video": video,
+                    "question": question,
+                    "answer": reply.text,
+                    "model": _name_of(options["model"]),
+                    "num_visual_tokens": reply.num_visual_tokens,
+                    "num_new_tokens": reply.num_new_tokens,
+                    **dynimgs.describe(),
+                    "seconds": {**seconds, "answer": round(reply.seconds, 4)},
+                }
+            )
 
 
 @click.command()
@@ -121,6 +119,8 @@ def chat(video: str, as_json: bool, max_new_tokens: int, **options: Any) -> None
 def _questions():
     """Yield the lines of standard input up to an empty one, with a prompt where a person types."""
     while True:
+        if sys.stdin is None:  # closed, as under a daemon
+            return
         if sys.stdin.isatty():
             click.echo("> ", nl=False, err=True)
         line = sys.stdin.readline().strip()

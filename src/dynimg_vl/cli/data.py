@@ -1,6 +1,5 @@
 """`data check` and `data build`: look through training data, and decode it once."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import click
 
 from ..errors import InputError
+from ..text_formats import json_bytes
 from .options import counted, emit_json, given, json_option, num_dynimgs_option, num_prompts_option, written_whole
 
 _root_options = [
@@ -54,7 +54,7 @@ def check(
     facts = {"recipe": str(recipe), **report.describe()}
     if output is not None:
         with written_whole(output) as temporary:
-            temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+            temporary.write_bytes(json_bytes(facts, 2) + b"\n")
     if as_json:
         emit_json(facts)
     else:

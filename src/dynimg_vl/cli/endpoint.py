@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
-from .options import emit_json, given, require_local, stacked
+from .options import answers, given, require_local, stacked
 
 if TYPE_CHECKING:
     from ..inference.endpoint import EndpointEngine
@@ -127,7 +127,7 @@ def ask_endpoint(
     """Answer questions about a video by a model behind an endpoint, and print the answers.
 
     Raises:
-        InputError: where a question got no answer; those before it are printed.
+        InputError: where a question got no answer; those before it are printed, also as JSON.
     """
     from ..inference.requests import Request
 
@@ -143,17 +143,13 @@ def ask_endpoint(
         for number, question in enumerate(questions)
     ]
     predictions = engine.stream(requests, _print_piece) if stream else _in_order(engine.predict(requests))
-    results = []
-    for question, prediction in zip(questions, predictions, strict=True):
-        if stream:
-            click.echo()
-        if prediction.error is not None:
-            raise InputError(prediction.error)
-        if not (as_json or stream):
-            click.echo(prediction.text)
-        results.append(_result(video, question, prediction, engine))
-    if as_json:
-        emit_json(results[0] if len(results) == 1 else results)
+    with answers(video, questions, as_json) as results:
+        for question, prediction in zip(questions, predictions, strict=True):
+            if prediction.error is not None:
+                raise InputError(prediction.error)
+            if not as_json:
+                click.echo("" if stream else prediction.text)  # what was streamed has no line end yet
+            results.append(_result(video, question, prediction, engine))
 
 
 def _in_order(predictions: "Iterator[Prediction]") -> "Iterator[Prediction]":

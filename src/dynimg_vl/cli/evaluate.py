@@ -1,6 +1,5 @@
 """`eval`: predict the answers of benchmarks, and look through their data before that."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError
+from ..text_formats import json_bytes
 from .batch import BATCH_SIZE, WORKERS
 from .endpoint import OF_OWN_MODELS, endpoint_options, make_engine, split_endpoint
 from .local import make_local_engine, place_among_processes
@@ -135,7 +135,7 @@ def check(context: click.Context, task: str, data: Path, workers: int, output: P
     facts = {**report.describe(), "downloads": list(found.downloads)}
     if output is not None:
         with written_whole(output) as temporary:
-            temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+            temporary.write_bytes(json_bytes(facts, 2) + b"\n")
     if as_json:
         emit_json(facts)
     else:

@@ -165,7 +165,7 @@ def _agree(work: list[tuple[Any, Any]], price: Any, yes: bool) -> None:
         f"{total['prompt_tokens']:,} prompt and {total['new_tokens']:,} new tokens: {cost}",
         err=True,
     )
-    if not yes and sys.stdin.isatty() and sys.stderr.isatty():
+    if not yes and sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
         click.confirm("go on?", abort=True, err=True)
 
 

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import InputError
+from ..text_formats import finite
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -94,8 +95,26 @@ def selection_of(start: float | None, end: float | None, **options: Any) -> dict
 
 
 def emit_json(result: Any) -> None:
-    """Print a result as JSON on stdout."""
-    click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    """Print a result as JSON on stdout; numbers that JSON has not are null."""
+    click.echo(json.dumps(finite(result), indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def answers(video: str, questions: Sequence[str], as_json: bool) -> Iterator[list[dict[str, Any]]]:
+    """Give a list for the results of questions, and print it as JSON in the end, as far as it has come.
+
+    Where a question is refused, what came before is not lost: it is printed with the error behind it.
+    """
+    results: list[dict[str, Any]] = []
+    try:
+        yield results
+    except (InputError, KeyboardInterrupt) as error:
+        if as_json and results:
+            failed = {"video": video, "question": questions[len(results)], "error": str(error) or "interrupted"}
+            emit_json([*results, failed])
+        raise
+    if as_json:
+        emit_json(results[0] if len(results) == 1 else results)
 
 
 @contextmanager

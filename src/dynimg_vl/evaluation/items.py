@@ -10,7 +10,6 @@ A folder OUT/TASK holds:
 - `result.json`, `verdicts.jsonl` of tasks with options: the scores, and what became of each item.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Any
 
 from ..errors import InputError
 from ..inference.journal import replace_file
-from ..inference.records import json_bytes
 from ..inference.records import read_predictions as read_records
 from ..inference.requests import Prediction
+from ..text_formats import check_types, json_bytes, load_json
 
 ITEMS_FILE, PREDICTIONS_FILE, RUN_FILE = "items.jsonl", "predictions.jsonl", "run.json"
 RESULT_FILE, VERDICTS_FILE = "result.json", "verdicts.jsonl"
@@ -131,12 +130,14 @@ def read_items(folder: Path) -> list[Item]:
     items = []
     for number, line in enumerate(lines, start=1):
         try:
-            value = json.loads(line)
+            value = load_json(line)
             clip = value["clip"]
             shaped = {**value, "choices": tuple(value["choices"]), "clip": None if clip is None else tuple(clip)}
-            items.append(Item(**shaped))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            item = Item(**shaped)
+            check_types(item)
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: line {number} is no item; run dynimg-vl eval again") from error
+        items.append(item)
     return items
 
 

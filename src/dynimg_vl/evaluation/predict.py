@@ -3,7 +3,6 @@
 Tasks with options are scored at once; the others are judged from these files, as often as one likes.
 """
 
-import json
 import os
 import platform
 from collections import Counter
@@ -16,9 +15,10 @@ from typing import Any
 
 from ..errors import InputError
 from ..inference.journal import RunFiles, replace_file
-from ..inference.records import digest_of_requests, json_bytes, read_predictions
+from ..inference.records import digest_of_requests, read_predictions
 from ..inference.requests import Engine, Request
 from ..inference.run import run
+from ..text_formats import json_bytes, load_json
 from .items import RESULT_FILE, RUN_FILE, VERDICTS_FILE, Item, read_answered, request_ids, write_items
 from .prompts import Prompt, letter_of
 from .scoring import give_verdict, score_choices
@@ -186,7 +186,7 @@ def let_grow(folder: Path, requests: Sequence[Request], engine: Mapping[str, Any
         return
     with files.guarded():
         try:
-            header = json.loads(files.header.read_bytes())
+            header = load_json(files.header.read_bytes())
             facts = _facts(requests, engine, settings)
             if facts["requests"] == header["requests"] or any(
                 header[name] != facts[name] for name in ("engine", "settings")
@@ -208,7 +208,7 @@ def _is_of_run(
 ) -> bool:
     facts = _facts(requests, engine, settings)
     try:
-        header = json.loads((folder / RUN_FILE).read_bytes())
+        header = load_json((folder / RUN_FILE).read_bytes())
         return all(header[name] == value for name, value in facts.items())
     except FileNotFoundError:
         return True
@@ -219,7 +219,7 @@ def _is_of_run(
 def _facts(requests: Sequence[Request], engine: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Give what a run writes of itself in its header, as it is read from there."""
     digest = {"count": len(requests), "sha256": digest_of_requests(requests)}
-    return dict(json.loads(json_bytes({"engine": engine, "settings": settings, "requests": digest})))
+    return dict(load_json(json_bytes({"engine": engine, "settings": settings, "requests": digest})))
 
 
 def _folder(out: Path, task: Task) -> Path:
@@ -251,7 +251,7 @@ def _conclude(task: Task, folder: Path, prompt: Prompt, settings: Settings, load
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
-    header = json.loads((folder / RUN_FILE).read_bytes())
+    header = load_json((folder / RUN_FILE).read_bytes())
     replace_file(folder / RUN_FILE, _pretty({**header, "evaluation": facts}))
     result = None
     if task.kind == "choice":
@@ -272,4 +272,4 @@ def _conclude(task: Task, folder: Path, prompt: Prompt, settings: Settings, load
 
 
 def _pretty(value: Any) -> bytes:
-    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
+    return json_bytes(value, 2) + b"\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..text_formats import load_yaml
 
 _MAX_BYTES = 2**16
 _MAX_NEW_TOKENS = 4096
@@ -52,17 +53,15 @@ def read_prompt(path: Path, default: Prompt) -> Prompt:
     Raises:
         InputError: where the file cannot be read, or a key is unknown or of the wrong kind.
     """
-    import yaml
-
     names = [entry.name for entry in fields(Prompt)]
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise InputError(f"{path} has more than {_MAX_BYTES} bytes; is it a prompt?")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the prompt {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())[:200]}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict) or not set(values) <= set(names):
         raise InputError(f"{path} is no prompt; it may have the keys {', '.join(names)}")
     for name, value in values.items():

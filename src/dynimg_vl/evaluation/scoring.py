@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from ..errors import InputError
 from .items import Answered
 from .letters import parse_letter
 from .tasks import Task
@@ -40,11 +41,16 @@ def give_verdict(answered: Answered, prefix: str = "") -> Verdict:
     Args:
         answered: item and prediction.
         prefix: what the prompt made the answer begin with; the bracket it ends with is part of the answer.
+
+    Raises:
+        InputError: where the answer is an option that the item has not.
     """
     item, (prediction, *_) = answered.item, answered.predictions
     state, chosen = answered.state, None
     if state == "answered" and prediction is not None:
         chosen = prediction.choice
+        if chosen is not None and not 0 <= chosen < len(item.choices):
+            raise InputError(f"the answer to {item.id} is option {chosen} of {len(item.choices)}; answer it anew")
         if chosen is None:
             chosen = _read_answer(prediction.text, prefix.rstrip()[-1:], item.choices)
         state = "unparsed" if chosen is None else "wrong"

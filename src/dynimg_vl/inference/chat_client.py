@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from ..errors import InputError
-from .chat_stream import Joined, Listener, OnText, join_chunks
+from .chat_stream import Joined, Listener, OnText, join_chunks, text_or_none
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")
@@ -23,6 +23,7 @@ _HTTP_LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2"}
 _WEB_PAGE = re.compile(r"<(!doctype html|html)\b", re.IGNORECASE)
 _MESSAGE_LENGTH = 300
 _SHORTEST_KEY = 8
+_A_DAY = 86_400
 _CHECK_ADDRESS = "check the address, which often ends in /v1"
 
 NO_KEY = "none"
@@ -63,6 +64,9 @@ class Patience:
     """Say how long to try: attempts, seconds before the second one (doubled from then on), and the longest wait.
 
     `failures` requests in a row without an answer end the run.
+
+    Raises:
+        InputError: where a time is no number of seconds up to a day.
     """
 
     attempts: int = 6
@@ -70,6 +74,10 @@ class Patience:
     longest_seconds: float = 120.0
     timeout_seconds: float = 60.0
     failures: int = 10
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout_seconds <= _A_DAY:
+            raise InputError(f"a timeout must be a number of seconds up to {_A_DAY}, got {self.timeout_seconds}")
 
 
 @dataclass
@@ -95,6 +103,8 @@ class ChatClient:
             import openai
         except ImportError as error:
             raise InputError("the openai package is missing; pip install 'dynimg-vl[eval]'") from error
+        if not re.fullmatch(r"[!-~]*", self.api_key):
+            raise InputError("the API key has a blank, a line break or a letter beyond ASCII in it; copy it again")
         try:
             self._client = openai.OpenAI(
                 api_key=self.api_key,
@@ -104,7 +114,7 @@ class ChatClient:
                 # What is asked, key and pictures included, goes to this endpoint and nowhere it points to.
                 http_client=openai.DefaultHttpxClient(follow_redirects=False),
             )
-        except (openai.OpenAIError, ValueError) as error:
+        except Exception as error:  # of its HTTP library, which has a class of its own for an address that is none
             raise InputError(f"cannot use the endpoint {self.endpoint}: {self._line(error)}") from error
         self._lock = threading.Lock()
         self._num_failures = 0
@@ -213,7 +223,9 @@ class ChatClient:
             raise
         except Exception as error:
             # In the middle of a stream, older clients let the errors of their HTTP library through.
-            if not isinstance(error, ValueError) and type(error).__module__.partition(".")[0] not in _HTTP_LIBRARIES:
+            # A body of nothing but brackets is too deep for the JSON reader.
+            known = isinstance(error, ValueError | RecursionError)
+            if not known and type(error).__module__.partition(".")[0] not in _HTTP_LIBRARIES:
                 raise
             raise _TransientError(f"{self.endpoint} answered with something that is no completion") from error
 
@@ -233,13 +245,16 @@ class ChatClient:
 
         if isinstance(completion, str):
             raise self._of_page(completion)
+        # The client checks no types: whatever JSON the endpoint sends may stand in each place.
         choices = completion.choices if isinstance(completion, ChatCompletion) else None
-        message = choices[0].message if isinstance(choices, list) and choices else None
-        if choices is None or message is None:
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message: Any = getattr(choice, "message", None)
+        if not hasattr(message, "content"):
             raise _TransientError(f"{self.endpoint} answered with something that is no completion")
-        text = message.content if isinstance(message.content, str) else ""
-        joined = Joined(text, message.refusal or "", completion.model, choices[0].finish_reason, completion.usage)
-        return self._reply(joined)
+        reason = getattr(choice, "finish_reason", None)
+        refusal = text_or_none(getattr(message, "refusal", None)) or ""
+        content = text_or_none(message.content) or ""
+        return self._reply(Joined(content, refusal, completion.model, text_or_none(reason), completion.usage))
 
     def _read_joined(self, joined: Joined) -> ChatReply:
         if joined.finish_reason is None:

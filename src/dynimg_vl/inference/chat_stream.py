@@ -38,13 +38,19 @@ def join_chunks(chunks: Iterable[Any], on_text: OnText) -> Joined:
     for chunk in chunks:
         joined.model = getattr(chunk, "model", None) or joined.model
         joined.usage = getattr(chunk, "usage", None) or joined.usage
-        # The chunk with the counts has no choices.
-        for choice in (getattr(chunk, "choices", None) or [])[:1]:
-            joined.finish_reason = choice.finish_reason or joined.finish_reason
-            piece = getattr(choice.delta, "content", None)
-            if isinstance(piece, str) and piece:
+        # The chunk with the counts has no choices. The client checks no types.
+        choices = getattr(chunk, "choices", None)
+        for choice in choices[:1] if isinstance(choices, list) else ():
+            joined.finish_reason = text_or_none(getattr(choice, "finish_reason", None)) or joined.finish_reason
+            delta = getattr(choice, "delta", None)
+            if piece := text_or_none(getattr(delta, "content", None)):
                 pieces.append(piece)
                 on_text(piece)
-            joined.refusal += getattr(choice.delta, "refusal", None) or ""
+            joined.refusal += text_or_none(getattr(delta, "refusal", None)) or ""
     joined.content = "".join(pieces)
     return joined
+
+
+def text_or_none(value: Any) -> str | None:
+    """Take what should be text; None where the endpoint sent something else."""
+    return value if isinstance(value, str) else None

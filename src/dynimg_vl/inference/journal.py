@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 from filelock import BaseFileLock, FileLock, Timeout
 
 from ..errors import InputError
-from .records import decode_record, json_bytes
+from ..text_formats import json_bytes, load_json
+from .records import decode_record
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,16 @@ class RunFiles:
         Raises:
             InputError: naming the first difference; also where there are predictions and nothing tells whose.
         """
-        facts = json.loads(json_bytes(facts))
+        facts = load_json(json_bytes(facts))
         if not self.header.exists():
             if self.written():
                 raise InputError(
                     f"{self.predictions} is there, but not {self.header.name}: it is of no run that can go on"
                 )
-            replace_file(self.header, json.dumps(facts, indent=2, ensure_ascii=False).encode() + b"\n")
+            replace_file(self.header, json_bytes(facts, 2) + b"\n")
             return
         try:
-            before = json.loads(self.header.read_bytes())
+            before = load_json(self.header.read_bytes())
         except ValueError as error:
             raise InputError(f"{self.header} cannot be read; name another output, or --restart") from error
         known = before if isinstance(before, dict) else {}
@@ -127,8 +128,8 @@ class RunFiles:
         content = b"".join(entries[name].line for name in ids)
         if not self.predictions.exists() or self.predictions.read_bytes() != content:
             replace_file(self.predictions, content)
-        before = json.loads(self.header.read_bytes())
-        replace_file(self.header, json.dumps({**before, **extra}, indent=2, ensure_ascii=False).encode() + b"\n")
+        before = load_json(self.header.read_bytes())
+        replace_file(self.header, json_bytes({**before, **extra}, 2) + b"\n")
         self._remove_parts()
 
     def remove(self) -> None:

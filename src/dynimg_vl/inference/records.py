@@ -5,13 +5,13 @@ has beyond its defaults), and last `seconds`, the only part in which two runs of
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..text_formats import check_types, json_bytes, load_json
 from .requests import Prediction, Request
 
 
@@ -27,7 +27,7 @@ def encode_record(request: Request, prediction: Prediction) -> bytes:
 def decode_record(line: bytes) -> dict[str, Any] | None:
     """Read one line; None where it is none, as after a write that was cut off."""
     try:
-        record = json.loads(line)
+        record = load_json(line)
     except ValueError:
         return None
     whole = isinstance(record, dict) and isinstance(record.get("id"), str) and isinstance(record.get("text"), str)
@@ -51,9 +51,12 @@ def read_predictions(path: Path) -> Iterator[tuple[Request, Prediction]]:
                 raise TypeError
             known = {name: record.pop(name) for name in ("request", "seconds")}
             asked = {**known["request"], "id": record["id"]}
-            yield Request(**_tupled(asked)), Prediction(**_tupled(record), seconds=known["seconds"])
+            pair = Request(**_tupled(asked)), Prediction(**_tupled(record), seconds=known["seconds"])
+            check_types(pair[0])
+            check_types(pair[1])
         except (TypeError, KeyError) as error:
             raise InputError(f"line {number} of {path} is no prediction; finish the run that writes it") from error
+        yield pair
 
 
 def digest_of_requests(requests: Iterable[Request]) -> str:
@@ -62,14 +65,6 @@ def digest_of_requests(requests: Iterable[Request]) -> str:
     for request in requests:
         digest.update(json_bytes(asdict(request)) + b"\n")
     return digest.hexdigest()
-
-
-def json_bytes(value: Any) -> bytes:
-    """Write JSON on one line of UTF-8; what UTF-8 cannot hold (halves of surrogate pairs) is escaped."""
-    try:
-        return json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return json.dumps(value).encode()
 
 
 def _beyond_defaults(request: Request) -> dict[str, Any]:

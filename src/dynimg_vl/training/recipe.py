@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import InputError
 from ..model.configuration_dynimg import DynImgConfig
 from ..model.pretrained import EMBEDDED
+from ..text_formats import load_yaml
 from .arguments import check_keys
 from .data.dataset import DatasetOptions
 from .motion.settings import Schedule, WorldSettings
@@ -158,8 +157,8 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
                 raise InputError(f"--{key} has no value; give --{key} VALUE (true or false for a switch)")
             value = rest.pop(0)
         try:
-            result[key.replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            result[key.replace("-", "_")] = load_yaml(value)
+        except ValueError as error:
             raise InputError(f"--{key}: {value!r} is not YAML; put quotes around it") from error
     return result
 

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import InputError
+from ..text_formats import load_yaml
 
 
 def read_yaml(path: Path, what: str, keys: Iterable[str]) -> dict[str, Any]:
@@ -21,11 +20,11 @@ def read_yaml(path: Path, what: str, keys: Iterable[str]) -> dict[str, Any]:
         InputError: where it cannot be read, is no YAML, or has no keys.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the {what} {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} is no {what}; it must have keys: {', '.join(keys)}")
     return values

@@ -1,6 +1,5 @@
 """What is put to a judge, and what came of it: one judgement a line in `judgements-NAME.jsonl`."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...inference.journal import replace_file
-from ...inference.records import json_bytes
+from ...text_formats import check_types, json_bytes, load_json
 from ..items import Answered
 from .prompts import QA
 
@@ -122,10 +121,11 @@ _NAMES = tuple(entry.name for entry in fields(Judgement))
 
 def _from_json(line: str, where: str) -> Judgement:
     try:
-        value = json.loads(line)
+        value = load_json(line)
         judgement = Judgement(**{**{name: value[name] for name in _NAMES}, "replies": tuple(value["replies"])})
+        check_types(judgement)
         if judgement.is_correct not in (None, True, False) or judgement.score not in (None, 0, 1, 2, 3, 4, 5):
             raise ValueError("a verdict that no judge gives")
         return judgement
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{where} is no judgement: {error}; run dynimg-vl judge again") from error

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from ...errors import InputError
+from ...text_formats import load_json
 from ..items import (
     ITEMS_FILE,
     PREDICTIONS_FILE,
@@ -27,6 +28,7 @@ from .statistics import Average, Scored
 
 _MAX_BYTES = 1 << 24
 _UNJUDGED_SHOWN = 10
+_MANY = 1 << 31
 NO_JUDGE = "none needed"
 
 
@@ -103,7 +105,8 @@ def collect_runs(outs: Iterable[Path]) -> list[Run]:
     for out in outs:
         folders = task_folders(out)
         measured = [one for folder in folders for one in _measured(folder, labels[out])]
-        runs.append(Run(labels[out], out, _read_json(folders[0] / RUN_FILE).get("engine") or {}, tuple(measured)))
+        engine = _read_json(folders[0] / RUN_FILE).get("engine")
+        runs.append(Run(labels[out], out, engine if isinstance(engine, dict) else {}, tuple(measured)))
     if not any(run.measured for run in runs):
         raise InputError("nothing has a result yet; finish dynimg-vl eval, and judge open-ended tasks: dynimg-vl judge")
     return runs
@@ -124,7 +127,8 @@ def _measured(folder: Path, label: str) -> list[Measured]:
     if not items:
         raise InputError(f"{folder / ITEMS_FILE} is empty; run dynimg-vl eval again")
     task = find_task(items[0].task)
-    visual = [p.usage["visual"] for p in read_predictions(folder) if isinstance(p.usage.get("visual"), int)]
+    used = [prediction.usage.get("visual") for prediction in read_predictions(folder)]
+    visual = [count for count in used if count is not None and 0 <= count < _MANY]
     common: dict[str, Any] = {
         "run": label,
         "folder": folder,
@@ -144,8 +148,8 @@ def _measured(folder: Path, label: str) -> list[Measured]:
 def _choice(folder: Path, items: list[Item], warnings: tuple[str, ...], common: Mapping[str, Any]) -> Measured:
     path = folder / VERDICTS_FILE
     try:
-        verdicts = {row["id"]: row["state"] for row in map(json.loads, path.read_bytes().splitlines())}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        verdicts = {row["id"]: row["state"] for row in map(load_json, path.read_bytes().splitlines())}
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} cannot be read ({error}); run dynimg-vl eval again") from error
     states = [str(verdicts.get(item.id, "pending")) for item in items]
     asked = [
@@ -228,9 +232,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise InputError(f"{path} is too large for what it should be; run it again")
-        value = json.loads(path.read_bytes())
+        value = load_json(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is not JSON; run it again") from error
     return value if isinstance(value, dict) else {}

@@ -89,10 +89,16 @@ class ChoiceFiles:
         )
 
 
+_LONGEST = 1e9
+"""Seconds: thirty years."""
+
+
 def _clip(entry: Entry, subtask: Subtask) -> tuple[float, float] | None:
     if not subtask.is_bounded:
         return None
     start, end = entry.seconds("start"), entry.seconds("end")
+    if not max(abs(start), abs(end)) < _LONGEST:
+        raise InputError(f"{entry.place}: start and end must be seconds of a video, got {start} and {end}")
     if subtask.fps is None:
         return start, end
     # The pictures that the reference chooses from, by number; on our clock picture 1 is at 0 s. A quarter of a step on

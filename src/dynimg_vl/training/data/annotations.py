@@ -92,8 +92,8 @@ def _json(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{where} is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from error
-    except RecursionError as error:
-        raise InputError(f"{where} is nested too deeply") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of too many digits
+        raise InputError(f"{where} is not usable JSON: {str(error)[:80]}") from error
 
 
 def _parse_exchanges(value: dict[str, Any], where: str) -> tuple[list[Message], list[Clip]]:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from ...errors import InputError
-from ...inference.records import json_bytes
 from ...layout import DynImgLayout
 from ...loading import load_dynimgs
 from ...motion.facts import ClipFacts, possible_answers
@@ -26,6 +25,7 @@ from ...motion.questions import FAMILIES, AskRates, Exchange, ask_rates, clip_fa
 from ...motion.textures import PictureBank
 from ...motion.world import CAMERA_KINDS, CAMERA_SHARE, Scenes, new_bank, sample_scenes
 from ...processes import end_with_parent
+from ...text_formats import json_bytes
 
 PLAIN, STATIC = "plain", "static"
 """Names of the files beside those of the codecs: the frames as drawn, and a clip in which nothing moves."""
