@@ -123,13 +123,14 @@ class Conversation:
 
     def _check(self, question: str, max_new_tokens: int) -> None:
         check_words(self.answerer.processor.tokenizer, question)
-        if max_new_tokens < 1:
+        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
             raise InputError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
 
     def _generate(self, messages: list[dict[str, Any]], max_new_tokens: int) -> Reply:
         import torch
 
         from .model.foreign import reading
+        from .model.generation import GREEDY
 
         # transformers types `generate` for a protocol of its own, and every chat template as a string.
         model: Any = self.answerer.model
@@ -143,7 +144,7 @@ class Conversation:
         if length > longest:
             raise InputError(f"video and question are {length} tokens long, the model reads {longest}; ask less")
         with torch.inference_mode():
-            tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+            tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, **GREEDY)
         new = tokens[0, inputs["input_ids"].shape[1] :]
         return Reply(
             text=processor.tokenizer.decode(new, skip_special_tokens=True).strip(),

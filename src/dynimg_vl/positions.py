@@ -48,6 +48,7 @@ def dynimg_position_ids(
     rope_axes: RopeAxes = "hwts",
     sequence_step: SequenceStep = "dynimg",
     start: Tensor | None = None,
+    start_place: Tensor | None = None,
     token_positions: Tensor | None = None,
 ) -> Tensor:
     """Compute the coordinates of every token of a batch (Section 3.2).
@@ -57,13 +58,14 @@ def dynimg_position_ids(
     1-D position on all axes. Masked tokens get 0 everywhere.
 
     Args:
-        input_ids: (B, L), whole DynImgs: the runs of `video_token_id` are multiples of K long.
+        input_ids: (B, L), whole DynImgs: the runs of `video_token_id` are multiples of K long, but for the ends of L.
         attention_mask: (B, L), or (B, past + L) when generation continues; None for all ones.
         layout: the geometry of every DynImg.
         video_token_id: the placeholder of a visual token.
         rope_axes: which axes the model rotates by.
         sequence_step: what moves s forward.
         start: (B,), the s of the first of these tokens, where others went before (a cache). None for 0.
+        start_place: (B,), the visual tokens that went before of a DynImg under way. None for 0.
         token_positions: (B, L), the index of each token within its sequence, where several sequences are packed into
             one row: coordinates start over wherever it is 0. Excludes `start`.
 
@@ -80,7 +82,10 @@ def dynimg_position_ids(
         attended = attention_mask[:, -input_ids.shape[-1] :].to(input_ids.device).bool()
     is_video = (input_ids == video_token_id) & attended
     # The place of a visual token in its DynImg. Text tokens get some place, too; they never look it up.
-    place = (is_video.long().cumsum(-1) - 1).remainder(layout.tokens_per_dynimg)
+    place = is_video.long().cumsum(-1) - 1
+    if start_place is not None:
+        place = place + start_place[:, None]
+    place = place.remainder(layout.tokens_per_dynimg)
     one_step_per_token = rope_axes == "s" or sequence_step == "token"
     advances = attended if one_step_per_token else attended & ~(is_video & (place > 0))
     sequence = torch.where(attended, _count(advances, start, token_positions), 0)

@@ -217,3 +217,62 @@ def test_chunked_prefill_gives_the_same_answer_or_none(size):
     else:
         with pytest.raises(InputError, match="visual tokens"):
             generate(model, inputs, prefill_chunk_size=size)
+
+
+def filled(model, inputs, **options):
+    """Fill a cache of the caller with a prompt."""
+    cache = DynamicCache(config=model.config.text_config)
+    with torch.no_grad():
+        model(**inputs, past_key_values=cache, **options)
+    return cache
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+@pytest.mark.parametrize("kept", [3, 9, 20])
+def test_a_cropped_cache_goes_on_where_it_was_cut(options, kept):
+    """Before the first DynImg, within it, and within the second: the rest, videos included, comes again."""
+    model = tiny_model(theta=0.1, **options)
+    inputs = tiny_inputs(model.config, num_dynimgs=2, before=3)
+    expected = model(**inputs).logits[:, -2:]
+    cache = filled(model, inputs)
+    cache.crop(kept - inputs["input_ids"].shape[1])
+    videos = model.get_video_features(inputs["pixel_values_videos"]).pooler_output
+    num_in = int((inputs["input_ids"][:, :kept] == VIDEO_TOKEN_ID).sum())
+    left = type("Features", (), {"pooler_output": [torch.cat(list(videos))[num_in:]]})()
+    rest = {"input_ids": inputs["input_ids"][:, kept:], "mm_encoder_outputs": {"video": left}}
+    torch.testing.assert_close(model(**rest, past_key_values=cache).logits[:, -2:], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_another_video_after_a_prefix_stands_where_it_would_alone():
+    model = tiny_model(theta=0.1)
+    first, second = turns(model.config)
+    prefix = {"input_ids": first["input_ids"][:, :3]}
+    cache = filled(model, first)
+    cache.crop(3 - first["input_ids"].shape[1])
+    alone = filled(model, prefix)
+    given = {"input_ids": second["input_ids"], "pixel_values_videos": second["pixel_values_videos"]}
+    found, expected = (model(**given, past_key_values=each).logits for each in (cache, alone))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_cache_that_is_not_handed_back_is_noted_too():
+    model = tiny_model(theta=0.1)
+    inputs = tiny_inputs(model.config)
+    ids = inputs["input_ids"]
+    expected = model(**inputs).logits[:, -2:]
+    head = {**inputs, "input_ids": ids[:, :-2], "attention_mask": inputs["attention_mask"][:, :-2]}
+    cache = filled(model, head, use_cache=False)
+    found = model(input_ids=ids[:, -2:], past_key_values=cache).logits
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("axes", ["s", "hwts"])
+def test_text_in_continuous_batches_is_answered_as_alone(axes):
+    model = tiny_model(theta=0.1, rope_axes=axes)
+    prompts = [[7, 8, 9, 10], [11, 12, 13, 14, 15, 16]]
+    options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": -1, "pad_token_id": 0}
+    config = transformers.GenerationConfig(**options)
+    found = model.generate_batch(prompts, generation_config=config, progress_bar=False)
+    for prompt, result in zip(prompts, found.values(), strict=True):
+        alone = generate(model, {"input_ids": torch.tensor([prompt])}, max_new_tokens=5)
+        assert result.generated_tokens == alone[0].tolist()

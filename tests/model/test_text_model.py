@@ -1,10 +1,14 @@
+import itertools
+
 import pytest
 import torch
+import transformers.modeling_flash_attention_utils as flash
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2ForCausalLM, Qwen2Model
 
 from dynimg_vl import InputError
 from dynimg_vl.model import DynImgTextModel
-from tiny import tiny_config
+from dynimg_vl.training.data.collator import Collator
+from tiny import tiny_config, tiny_inputs, tiny_model
 
 TEXT = tiny_config().text_config
 OPTIONS = [{}, {"rope_axes": "hws"}, {"rope_axes": "s"}, {"rope_combine": "split"}]
@@ -109,3 +113,50 @@ def test_sliding_windows_work_as_in_qwen2(pair):
     ours.load_state_dict(stock.state_dict(), strict=False)
     ids = torch.randint(6, 100, (1, 12))
     assert ours(ids).last_hidden_state.equal(stock(ids).last_hidden_state)
+
+
+def reference_attention(query, key, value):
+    """Attend causally in (B, L, H, D), with as many heads for the keys as there are."""
+    groups = query.shape[2] // key.shape[2]
+    parts = [query, key.repeat_interleave(groups, 2), value.repeat_interleave(groups, 2)]
+    parts = [part.transpose(1, 2) for part in parts]
+    return torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True).transpose(1, 2)
+
+
+def reference_varlen(query, key, value, cu_seqlens_q, cu_seqlens_k, **_):
+    """Attend causally within each sequence of (tokens, H, D)."""
+    pairs = itertools.pairwise(cu_seqlens_q.tolist())
+    return torch.cat([reference_attention(query[None, a:b], key[None, a:b], value[None, a:b])[0] for a, b in pairs])
+
+
+@pytest.mark.parametrize("pack_length", [200, 70])
+def test_packed_samples_do_not_see_each_other_with_flash_attention(pack_length, monkeypatch):
+    """In one row and in several; the kernels need CUDA, all of transformers' path to them does not."""
+    dense = lambda *parts, **_: reference_attention(*parts[:3])  # noqa: E731
+    kernels = (dense, reference_varlen, None, flash._pad_input, flash._unpad_input)
+    nothing = (lambda **_: {}, lambda **_: {})
+    monkeypatch.setattr(flash, "lazy_import_flash_attention", lambda *_, **__: (kernels, nothing))
+    model = tiny_model(theta=0.1)
+    samples = []
+    for number in range(4):
+        inputs = tiny_inputs(model.config, num_dynimgs=1, before=2 + number, after=5 + number, seed=number)
+        ids = inputs["input_ids"][0]
+        samples.append({"input_ids": ids, "labels": ids, **{name: inputs[name] for name in list(inputs)[2:]}})
+    alone = [
+        model(input_ids=each["input_ids"][None], pixel_values_videos=each["pixel_values_videos"]).logits[0]
+        for each in samples
+    ]
+    batch = Collator(0, pack_length)(samples)
+    batch.pop("labels")
+    monkeypatch.setattr(model.model.language_model.config, "_attn_implementation_internal", "flash_attention_2")
+    logits = model(**batch).logits
+    assert len(logits) == (1 if pack_length == 200 else 2)
+    num_found = 0
+    for row, positions, ids in zip(logits, batch["position_ids"], batch["input_ids"], strict=True):
+        starts = [*(positions == 0).nonzero()[:, 0].tolist(), len(ids)]
+        for start, stop in itertools.pairwise(starts):
+            for each, expected in zip(samples, alone, strict=True):
+                if each["input_ids"].equal(ids[start:stop]):
+                    num_found += 1
+                    torch.testing.assert_close(row[start:stop], expected, rtol=1e-3, atol=1e-4)
+    assert num_found == len(samples)

@@ -13,13 +13,14 @@ from ..errors import InputError
 from ..model.configuration_dynimg import DynImgConfig
 from ..model.foreign import reading
 from ..model.modeling_dynimg import DynImgForConditionalGeneration
+from ..model.new_folder import new_folder
 from ..model.processing_dynimg import DynImgProcessor
 from ..model.video_processing_dynimg import DynImgVideoProcessor
 from ..positions import RopeAxes
 from .source import Source, check_space, open_source
 from .tokens import Tokens, generation_config, read_tokens
 from .weights import Plan, Stored, expected_shapes, plan_weights, read_headers, renamed
-from .write import SHARD_BYTES, check_tied, new_folder, size_of, write_weights
+from .write import SHARD_BYTES, check_tied, size_of, write_weights
 
 AXIS_THETA = "model.language_model.rotary_emb.axis_theta"
 REPORT = "conversion.json"

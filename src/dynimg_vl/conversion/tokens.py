@@ -7,15 +7,13 @@ from transformers.generation import GenerationConfig
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from ..errors import InputError
-from ..model.chat_template import VIDEO_TOKEN, chat_template
+from ..model.chat_template import END_TOKEN, VIDEO_TOKEN, chat_template
 from ..model.foreign import reading
+from ..model.generation import answering_config
 from .source import Source
 
-END_TOKEN = "<|im_end|>"
 SYSTEM_MESSAGE = "You are a helpful assistant."
 """What LLaVA-OneVision and LLaVA-Video put before every conversation that they were trained on."""
-
-_OF_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 
 
 @dataclass(frozen=True)
@@ -80,15 +78,8 @@ def read_tokens(source: Source) -> Tokens:
 
 def generation_config(source: Source, tokens: Tokens) -> GenerationConfig:
     """Take over how a source generates, or what its tokenizer says; the end of a turn always ends an answer."""
+    config = None
     if (source.folder / "generation_config.json").is_file():
         with reading(f"{source.name} has a generation_config.json that cannot be read"):
             config = GenerationConfig.from_pretrained(source.folder)
-            if not config.do_sample and any(getattr(config, name) is not None for name in _OF_SAMPLING):
-                config.do_sample = True  # or transformers refuses to write it; ours decode greedily all the same
-    else:
-        config = GenerationConfig(pad_token_id=tokens.tokenizer.pad_token_id)
-    end = int(tokens.tokenizer.convert_tokens_to_ids(END_TOKEN))
-    known = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    config.eos_token_id = [end, *(each for each in known if each is not None and each != end)]
-    config.suppress_tokens = [tokens.video_token_id]
-    return config
+    return answering_config(config, tokens.tokenizer, tokens.video_token_id)

@@ -1,11 +1,8 @@
 """Writing weights as they are read: one output file after the other, never the whole model in memory."""
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -14,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import InputError
-from ..model.foreign import one_line, reading
+from ..model.foreign import reading
 from .weights import ITEM_SIZES, Stored
 
 SHARD_BYTES = 1_000_000_000
@@ -114,37 +111,3 @@ def check_tied(embedding: Stored, output: Stored) -> None:
             same = same and torch.equal(rows[start : start + _ROWS], others[start : start + _ROWS])
     if not same:
         raise InputError(f"the source ties {output.name} to {embedding.name}, but holds other numbers for it")
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Give a folder beside `path` that takes its name when everything in it is on the disk, and vanishes otherwise.
-
-    Raises:
-        InputError: where there is something at `path` already, or it cannot be written, for lack of room, say.
-    """
-    if path.is_file() or (path.exists() and any(path.iterdir())):
-        raise InputError(f"{path} exists already; choose another folder, or remove it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-unfinished-"))
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another place") from error
-    try:
-        yield partial
-        for file in partial.iterdir():
-            _settle(file)
-        partial.chmod(0o755)  # mkdtemp makes it readable by its owner only
-        if path.exists():
-            path.rmdir()
-        partial.rename(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or one_line(error)}; nothing is left of it") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _settle(file: Path) -> None:
-    # A power cut after the renaming must not leave a model with empty files.
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())

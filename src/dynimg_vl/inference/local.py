@@ -13,6 +13,7 @@ from torch import Tensor
 from ..answering import check_words
 from ..errors import InputError
 from ..model.foreign import reading
+from ..model.generation import GREEDY
 from ..model.video_processing_dynimg import LOADING
 from .ahead import Look, LookAhead
 from .identity import digest_of_settings, digest_of_weights, versions
@@ -203,7 +204,7 @@ class LocalEngine:
         inputs = self._inputs([prompt.ids + prompt.answer_ids[0] for prompt in prompts], prompts)
         longest = max(prompt.request.max_new_tokens for prompt in prompts)
         with torch.inference_mode():
-            tokens = self.model.generate(**inputs, max_new_tokens=longest, do_sample=False)
+            tokens = self.model.generate(**inputs, max_new_tokens=longest, **GREEDY)
         ends = self.model.generation_config.eos_token_id
         ends = set(ends) if isinstance(ends, list | tuple) else {ends}
         rows = tokens[:, inputs["input_ids"].shape[1] :].tolist()

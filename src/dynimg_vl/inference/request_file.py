@@ -107,7 +107,7 @@ def _is_count(value: Any) -> bool:
 _KINDS = {
     "question": (_is_text, "text, not empty"),
     "system": (_is_text, "text, not empty"),
-    "prefix": (lambda value: isinstance(value, str), "text"),
+    "prefix": (lambda value: value == "" or _is_text(value), "text"),
     "clip": (_is_clip, "[first, last] in seconds"),
     "fps": (lambda value: is_number(value) and value > 0, "a positive number"),
     "choices": (_is_choices, "a list of two texts or more"),

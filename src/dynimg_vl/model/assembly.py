@@ -15,6 +15,8 @@ from ..errors import InputError
 from .chat_template import VIDEO_TOKEN
 from .configuration_dynimg import DynImgConfig
 from .foreign import check_model_name, reading
+from .generation import answering_config
+from .new_folder import new_folder
 
 NEW_WEIGHTS = ("model.multi_modal_projector.", "model.language_model.rotary_emb.axis_theta")
 """What no backbone has: a fresh projector and, at their initial values, the frequencies of h, w and t."""
@@ -42,7 +44,8 @@ def create_model(output: str | Path, vision: str, text: str, *, dtype: Any = "au
         Facts to show: the number of parameters, tokens and pixels of a DynImg.
 
     Raises:
-        InputError: where a checkpoint is missing or of another kind, or the tokenizer has no video token.
+        InputError: where a checkpoint is missing or of another kind, the tokenizer has no video token, or there is
+            something at `output` already. Nothing is written then.
     """
     from .modeling_dynimg import DynImgForConditionalGeneration
     from .processing_dynimg import DynImgProcessor
@@ -56,9 +59,12 @@ def create_model(output: str | Path, vision: str, text: str, *, dtype: Any = "au
     model = assemble(
         DynImgForConditionalGeneration, vision, text, dtype=dtype, **{"video_token_id": video_token_id, **config}
     )
+    tokenizer.padding_side = "left"  # answers of a batch begin at one place
+    model.generation_config = answering_config(model.generation_config, tokenizer, model.config.video_token_id)
     processor = DynImgProcessor.from_config(model.config, tokenizer)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
+    with new_folder(Path(output)) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
     return {
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),

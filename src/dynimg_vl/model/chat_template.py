@@ -6,6 +6,8 @@ Loss is on what stands between the generation marks: the words of the assistant 
 import json
 
 VIDEO_TOKEN = "<|video_pad|>"
+END_TOKEN = "<|im_end|>"
+"""Ends each turn, and so each answer."""
 
 CHAT_TEMPLATE = """\
 {%- macro render(content) -%}

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..positions import dynimg_position_ids
 from .configuration_dynimg import DynImgConfig
 from .generation import DynImgGenerationMixin
-from .position_cache import first_position, note_positions
+from .position_cache import Start, first_position, has_notes, note_positions
 from .projector import DynImgProjector, pool_time
 from .text_model import TEXT_MODELS, DynImgTextModel, refuse_reentrant
 from .tile_encoding import encode_apart, frame_of_patches
@@ -135,7 +135,7 @@ class DynImgModel(DynImgPreTrainedModel):
             attention_mask: (B, past + L), or what `generate` prepares.
             position_ids: (4, B, L) or (5, B, L) coordinates as the language model takes them. None: computed from the
                 token ids. Integers (B, L) are token indices: without a mask, they restart at 0 where sequences are
-                packed; nothing else is read from them.
+                packed; nothing else is read from them. Text alone, without a mask, is where they say.
             past_key_values: the cache.
             inputs_embeds: (B, L, D), or None with `input_ids`.
             use_cache: whether to fill a cache.
@@ -145,17 +145,14 @@ class DynImgModel(DynImgPreTrainedModel):
         Raises:
             InputError: where the number of placeholders is not the number of visual tokens.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        if inputs_embeds is None:  # before the vision tower, also without video: FSDP gathers in the order of use
-            inputs_embeds = self.get_input_embeddings()(input_ids)
+        inputs_embeds = self._embed(input_ids, inputs_embeds)
         videos = (mm_encoder_outputs or {}).get("video")
         if videos is None and pixel_values_videos is not None:
             videos = self.get_video_features(pixel_values_videos, dynimgs_per_video, return_dict=True)
         is_video = self.get_placeholder_mask(input_ids, inputs_embeds)
         tokens = self._visual_tokens(videos, inputs_embeds, is_video)
         inputs_embeds = self._place(tokens, inputs_embeds, is_video)
-        position_ids = self._position(is_video, attention_mask, position_ids, past_key_values)
+        position_ids, start = self._locate(is_video, attention_mask, position_ids, past_key_values, tokens is not None)
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -164,7 +161,9 @@ class DynImgModel(DynImgPreTrainedModel):
             use_cache=use_cache,
             **kwargs,
         )
-        note_positions(outputs.past_key_values, position_ids)
+        # A cache that was given is filled in any case, and handed back with `use_cache` only.
+        cache = outputs.past_key_values if past_key_values is None else past_key_values
+        note_positions(cache, position_ids, is_video, start, self.config.layout.tokens_per_dynimg, tokens is not None)
         return DynImgModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
@@ -258,21 +257,39 @@ class DynImgModel(DynImgPreTrainedModel):
             return inputs_embeds + 0 * self.get_video_features(black, return_dict=True).pooler_output[0].sum()
         return inputs_embeds
 
-    def _position(
-        self, is_video: Tensor, attention_mask: Any, position_ids: Tensor | None, cache: Cache | None
-    ) -> Tensor:
-        if position_ids is not None and position_ids.ndim == 3:
-            return position_ids
-        if position_ids is not None and position_ids.is_floating_point():
+    def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        # Before the vision tower, also without video: FSDP gathers in the order of use.
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        return self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+
+    def _locate(
+        self, is_video: Tensor, attention_mask: Any, position_ids: Tensor | None, cache: Cache | None, has_video: bool
+    ) -> tuple[Tensor, Start | None]:
+        # Returns the positions as the language model takes them, and where the first of them goes on from a cache.
+        if position_ids is not None and position_ids.is_floating_point() and position_ids.ndim == 2:
             raise InputError("position_ids of shape (B, L) are token indices; give coordinates as (4, B, L)")
         mask = attention_mask if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 else None
-        if position_ids is None or attention_mask is not None or not (position_ids[:, 1:] == 0).any():
-            return self.position_ids(is_video, mask, start=first_position(cache, is_video, mask))
+        is_given = position_ids is not None and position_ids.ndim == 3
+        start = first_position(cache, is_video, mask, is_wanted=has_video or not is_given)
+        if position_ids is None:
+            return self.position_ids(is_video, mask, start), start
+        if is_given:
+            return position_ids, start
+        is_packed = attention_mask is None and bool((position_ids[:, 1:] == 0).any())
+        if mask is None and not has_video and not has_notes(cache):
+            # As a language model has them: continuous batching continues sequences that no cache of ours knows.
+            return position_ids.expand(5, -1, -1) if is_packed else position_ids, start
+        if not is_packed:
+            return self.position_ids(is_video, mask, start), start
         coordinates = self.position_ids(is_video, None, token_positions=position_ids)
-        return torch.cat([position_ids.expand_as(is_video)[None].to(coordinates), coordinates])
+        return torch.cat([position_ids.expand_as(is_video)[None].to(coordinates), coordinates]), None
 
-    def position_ids(self, is_video: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Tensor:
+    def position_ids(
+        self, is_video: Tensor, attention_mask: Tensor | None, start: Start | None = None, **kwargs: Any
+    ) -> Tensor:
         """Compute the coordinates (4, B, L) of a batch from its placeholder mask, as this model is configured."""
+        sequence, place = (None, None) if start is None else start
         return dynimg_position_ids(
             is_video.long(),
             attention_mask,
@@ -280,6 +297,8 @@ class DynImgModel(DynImgPreTrainedModel):
             video_token_id=1,
             rope_axes=self.config.rope_axes,
             sequence_step=self.config.sequence_step,
+            start=sequence,
+            start_place=place,
             **kwargs,
         )
 

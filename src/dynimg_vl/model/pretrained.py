@@ -7,6 +7,7 @@ import torch
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from ..errors import InputError
+from ..text_formats import load_json
 from .configuration_dynimg import DynImgConfig
 from .foreign import check_model_name, one_line, reading
 from .modeling_dynimg import DynImgForConditionalGeneration
@@ -44,9 +45,11 @@ def load_pretrained(
     device = _device(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else "auto"
-    config = read_config(name)
-    with reading(f"{name} has no processor that can be read"):
-        processor = DynImgProcessor.from_pretrained(name)
+    # peft writes the adapter alone, our training the rest of a model beside it.
+    whole = _base_of(name) if _is_adapter(name) and not (Path(name) / "config.json").is_file() else name
+    config = read_config(whole)
+    with reading(f"{whole} has no processor that can be read"):
+        processor = DynImgProcessor.from_pretrained(whole)
     if num_prompt_frames is not None:
         config.num_prompt_frames = num_prompt_frames
         processor.video_processor.num_prompt_frames = num_prompt_frames
@@ -104,18 +107,21 @@ def _load_adapted(name: str, config: DynImgConfig, dtype: Any) -> DynImgForCondi
         import peft
     except ImportError as error:
         raise InputError(f"{name} holds a LoRA adapter, which needs peft: pip install 'dynimg-vl[train]'") from error
+    base = _base_of(name)
     with reading(f"the adapter in {name} cannot be loaded"):
-        base = peft.PeftConfig.from_pretrained(name).base_model_name_or_path
-        if not base:
-            raise InputError(f"the adapter in {name} does not say which model it belongs to")
-        adapted: Any = peft.PeftModel.from_pretrained(_load_weights(_base(base), config, dtype), name)
+        adapted: Any = peft.PeftModel.from_pretrained(_load_weights(base, config, dtype), name)
         return adapted.merge_and_unload()
 
 
-def _base(name: str) -> str:
+def _base_of(name: str) -> str:
+    """Tell which model a LoRA adapter belongs to."""
+    with reading(f"the adapter in {name} cannot be loaded"):
+        base = load_json((Path(name) / "adapter_config.json").read_bytes()).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise InputError(f"the adapter in {name} does not say which model it belongs to")
     # An adapter of the embedded model has the place of the package where it was trained.
-    is_ours_elsewhere = not Path(name).exists() and Path(name).parts[-2:] == (__package__.split(".")[0], EMBEDDED)
-    return located(EMBEDDED) if is_ours_elsewhere else name
+    is_ours_elsewhere = not Path(base).exists() and Path(base).parts[-2:] == (__package__.split(".")[0], EMBEDDED)
+    return located(EMBEDDED) if is_ours_elsewhere else base
 
 
 def _load_weights(name: str, config: DynImgConfig, dtype: Any, **options: Any) -> DynImgForConditionalGeneration:

@@ -87,6 +87,8 @@ class _FourAxes(_Base):
             # With a cache, even an empty one, masks no longer tell packed sequences apart.
             past_key_values = DynamicCache(config=self.config)
         masks = self._masks(attention_mask, inputs_embeds, token_positions, past_key_values)
+        if is_packed and "flash" in str(self.config._attn_implementation):
+            kwargs = {**sequence_lengths(token_positions), **kwargs}
         rotation = self.rotary_emb(inputs_embeds, coordinates)
 
         hidden = inputs_embeds
@@ -140,6 +142,29 @@ class _FourAxes(_Base):
         if self.has_sliding_layers:
             masks["sliding_attention"] = create_sliding_window_causal_mask(**arguments)
         return masks
+
+
+def sequence_lengths(token_positions: Tensor | None) -> dict[str, Any]:
+    """Tell FlashAttention where packed sequences begin.
+
+    It has no mask, and transformers finds the borders by itself in batches of one row only: with more rows, samples
+    would see those before them.
+
+    Args:
+        token_positions: (B, L), each token's index within its sequence.
+
+    Returns:
+        Where sequences begin over all rows, one behind the other, and end; and the length of the longest.
+    """
+    if token_positions is None:
+        return {}
+    flat = token_positions.flatten()
+    starts = (flat == 0).nonzero()[:, 0]
+    borders = torch.cat([starts, starts.new_tensor([flat.numel()])]).to(torch.int32)
+    longest = int(borders.diff().max())
+    return {
+        "cu_seq_lens_q": borders, "cu_seq_lens_k": borders, "max_length_q": longest, "max_length_k": longest,
+    }  # fmt: skip
 
 
 class DynImgTextModel(_FourAxes, Qwen2Model):

@@ -96,7 +96,9 @@ class DynImgVideoProcessor(VideoProcessorMixin):
     @classmethod
     def from_config(cls, config: DynImgConfig, **kwargs: Any) -> "DynImgVideoProcessor":
         """Make the video processor that fits a model."""
-        return cls(**{**geometry_of(config), "num_dynimgs": config.num_dynimgs, **kwargs})
+        # The stage as it is: a model with "after" and no prompt frames still takes frames of their own.
+        own = {"prompt_stage": config.prompt_stage, "num_dynimgs": config.num_dynimgs}
+        return cls(**{**geometry_of(config), **own, **kwargs})
 
     @property
     def layout(self) -> DynImgLayout:
@@ -219,6 +221,8 @@ def flatten_videos(videos: Any) -> Iterator[Any]:
 def _as_frames(video: Any) -> Any:
     # Tensors become arrays (F, H, W, 3), the one form that `load_dynimgs` takes frames in.
     if isinstance(video, Tensor):
+        if video.dtype != torch.uint8:  # NumPy has no bfloat16
+            raise InputError(f"frames must be (F, H, W, 3) uint8, got {tuple(video.shape)} {video.dtype}")
         video = video.cpu().numpy()
     if isinstance(video, np.ndarray):
         if video.ndim == 4 and video.shape[-1] != 3 and video.shape[1] == 3:

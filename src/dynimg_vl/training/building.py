@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..model.chat_template import VIDEO_TOKEN
 from ..model.configuration_dynimg import DynImgConfig
 from ..model.foreign import one_line
+from ..model.generation import answering_config
 from ..model.modeling_dynimg import DynImgForConditionalGeneration
 from ..model.pretrained import load_pretrained
 from ..model.processing_dynimg import DynImgProcessor
@@ -76,6 +77,8 @@ def _load(settings: ModelSettings) -> tuple[Any, DynImgProcessor]:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"model: {one_line(error)}") from error
+    tokenizer.padding_side = "left"  # answers of a batch begin at one place
+    model.generation_config = answering_config(model.generation_config, tokenizer, model.config.video_token_id)
     if settings.weights is not None:
         for line in take_weights(model, tokenizer, settings.weights, settings.weights_except):
             logger.info("not from %s: %s", settings.weights, line)

@@ -9,7 +9,7 @@ between it and the neighbouring keyframe or the end of the clip. Neighbours shar
 
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -176,9 +176,13 @@ def check_request(
             f"num_dynimgs must be at least 1 and at most {MAX_DYNIMGS}, num_prompt_frames at least 0 and at most "
             f"{MAX_PROMPT_FRAMES}, got {num_dynimgs} and {num_prompt_frames}"
         )
+    if clip is not None and not (isinstance(clip, tuple | list) and len(clip) == 2):
+        raise InputError(f"a clip is two bounds in seconds, (start, end), got {clip!r}")
     start, end = clip or (None, None)
     for value in (start, end):
-        if value is not None and not np.isfinite(value):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, Real) or not np.isfinite(float(value))
+        ):
             raise InputError(f"a clip is bounded by seconds, got {value}")
     if start is not None and end is not None and start >= end:
         raise InputError(f"the clip from {start:g} s to {end:g} s is empty; its end must be later than its start")
