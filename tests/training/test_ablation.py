@@ -129,6 +129,26 @@ def test_a_result_that_is_missing_is_measured_from_the_checkpoint(finished, monk
     assert json.loads(path.read_text()) == before
 
 
+def test_a_run_whose_last_checkpoint_is_damaged_is_not_measured_before_its_end(finished, tmp_path, monkeypatch):
+    out, _, _ = finished
+    mine = "runs/single/keyframes/seed0"
+    patterns = (f"runs/single/before_4d/seed0/{RESULT_FILE}", f"{mine}/*", f"{mine}/*/*")
+    folder = carried(out, tmp_path / "elsewhere", *patterns)
+    (folder / mine / RESULT_FILE).unlink()
+    damaged = folder / mine / "checkpoint-2" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    with pytest.raises(
+        InputError, match=r"checkpoint-1 is the last that is whole; bring checkpoint-2, or delete"
+    ) as error:
+        run_experiment(tiny(), folder, "a command", ignore)
+    assert "\n" not in str(error.value)
+    shutil.rmtree(folder / mine / "model")
+    seen = trained_by(monkeypatch)
+    run_experiment(tiny(), folder, "a command", ignore)
+    assert seen == [mine]
+    assert numbers_of(folder) == numbers_of(out)
+
+
 def carried(out, folder, *patterns):
     """Copy what matches the patterns, as one who moves to another machine might."""
     for path in (path for pattern in patterns for path in out.glob(pattern) if path.is_file()):

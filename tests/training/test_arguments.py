@@ -11,6 +11,7 @@ import pytest
 import yaml
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+from transformers.training_args import ParallelMode
 
 from dynimg_vl.cli import main
 from dynimg_vl.errors import InputError
@@ -146,6 +147,16 @@ def test_checkpointing_is_never_reentrant():
         assert args.gradient_checkpointing_kwargs == {"use_reentrant": False}
     with pytest.raises(InputError, match="cannot train axis_theta"):
         build_arguments({**BASE, "gradient_checkpointing_kwargs": {"use_reentrant": True}})
+
+
+def test_one_process_uses_one_gpu_of_several(monkeypatch):
+    # Transformers takes all of them, and splits every tensor of a batch among them.
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    args = build_arguments({"output_dir": "out", "report_to": "none", "per_device_train_batch_size": 2})
+    assert args.n_gpu == 1
+    assert args.train_batch_size == 2
+    assert args.parallel_mode == ParallelMode.NOT_PARALLEL
+    assert build_arguments(BASE).n_gpu == 0
 
 
 def test_numbers_may_be_written_as_yaml_does_not_know_them():

@@ -126,6 +126,15 @@ def test_a_run_starts_from_the_weights_of_another_with_another_config(tmp_path):
         ({"data": {"world": None}}, {"data": {"world": {"seed": 1}}}, "data.world was null and is"),
         ({"training": {"learning_rate": 1}}, {"training": {"learning_rate": 2}}, None),
         ({"training": {"optim": "muon"}}, {"training": {"optim": "adamw_torch"}}, "training.optim was"),
+        ({"training": {"num_processes": 2}}, {"training": {"num_processes": 4}}, r"had 16 samples .* and has 32"),
+        (
+            {"training": {"per_device_train_batch_size": "2", "gradient_accumulation_steps": 4, "num_processes": 2}},
+            {"training": {"per_device_train_batch_size": 8, "num_processes": 2}},
+            None,
+        ),
+        # Notes of old did not say how many processes there were.
+        ({"training": {}}, {"training": {"num_processes": 4}}, None),
+        ({"training": {}}, {"training": {"per_device_train_batch_size": 4}}, r"had 8 samples \(8 x 1 x 1\) and has 4"),
         ({"schedule": {"stages": [1]}}, {"schedule": {"stages": [1, 2]}}, "had 1 entries and has 2"),
         (
             {"model": {"config": {"a": 1, "b": 1, "c": 1, "d": 1}}},
@@ -146,8 +155,14 @@ def test_only_what_the_run_is_about_has_to_be_the_same(before, now, message, tmp
 
 def test_without_a_note_of_the_recipe_nothing_is_refused(tmp_path):
     check_resumable(tmp_path / "checkpoint-1", {"model": 1})
-    (tmp_path / "recipe.json").write_text("{half of a")
-    check_resumable(tmp_path / "checkpoint-1", {"model": 1})
+
+
+@pytest.mark.parametrize("content", [b"{half of a", b"", b"\xff", b"[]"])
+def test_a_note_of_the_recipe_that_cannot_be_read_is_one_line(content, tmp_path):
+    (tmp_path / "recipe.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"recipe\.json cannot be read.*another output_dir") as error:
+        check_resumable(tmp_path / "checkpoint-1", {"model": 1})
+    assert "\n" not in str(error.value)
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

@@ -9,10 +9,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from dynimg_vl.errors import InputError
 from dynimg_vl.training import checkpoints as checkpoint_files
 from dynimg_vl.training.checkpoints import COMPLETE, PARTIAL, checkpoints, is_complete, last_checkpoint
+from dynimg_vl.training.parameter_groups import choose_again, chosen_values
+from dynimg_vl.training.resuming import RECIPE_FILE
+from dynimg_vl.training.run import _note_recipe
 from runs import command, curve, environment, same_weights, samples_about_clips, stop_after, train_here, weights
 
 pytest_plugins = ["run_fixtures"]
@@ -41,6 +45,99 @@ def test_dropout_goes_on_where_it_was(recipe_of, tmp_path, monkeypatch):
     halves = train_here(recipe)
     assert curve(tmp_path / "straight") == curve(tmp_path / "halves")
     assert same_weights(weights(straight.model), weights(halves.model))
+
+
+def test_rates_that_changed_hold_from_the_next_step_on(recipe_of, tmp_path, monkeypatch):
+    recipe = recipe_of(samples_about_clips(8), weight_decay=0.05)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        train_here(recipe)
+    folder = tmp_path / "run"
+    before = weights(folder / "checkpoint-2")
+    changed = {"learning_rate": 4e-5, "axis_theta_learning_rate": 8e-4, "projector_learning_rate": 0.0}
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        train_here(recipe, weight_decay=0.9, adam_beta2=0.9, **changed)
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    # Linear from the first of four steps to nothing after the last: a half at the third, a quarter after it.
+    assert [row["learning_rate"] for row in rows if "loss" in row] == pytest.approx([1e-3, 7.5e-4, 2e-5])
+    groups = torch.load(folder / "checkpoint-3" / "optimizer.pt", weights_only=True)["param_groups"]
+    rates = {"rest": 4e-5, "theta": 8e-4, "projector": 0.0}
+    assert {group["part"] for group in groups} == set(rates)
+    for group in groups:
+        assert group["initial_lr"] == rates[group["part"]]
+        assert group["lr"] == pytest.approx(rates[group["part"]] / 4)
+        assert group["betas"] == (0.9, 0.9)
+    assert {group["weight_decay"] for group in groups if group["part"] != "theta"} == {0.0, 0.9}
+    assert [group["weight_decay"] for group in groups if group["part"] == "theta"] == [0.0]
+    scheduler = torch.load(folder / "checkpoint-3" / "scheduler.pt", weights_only=True)
+    assert scheduler["base_lrs"] == [group["initial_lr"] for group in groups]
+    # And they were what the step was taken with: Adam moves a number by about its rate.
+    moved = {name: (value - before[name]).abs().max() for name, value in weights(folder / "checkpoint-3").items()}
+    assert all(not moved[name] for name in moved if "multi_modal_projector" in name)
+    assert 0 < moved["model.language_model.rotary_emb.axis_theta"] < 3 * 4e-4
+
+
+def test_a_scheduler_that_finds_its_rate_keeps_what_it_found_as_a_share():
+    def begin(rate, decay):
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.AdamW([{"params": [parameter], "lr": rate, "weight_decay": decay}])
+        chosen = chosen_values(optimizer)
+        return optimizer, torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0), chosen
+
+    old, scheduler, _ = begin(1e-3, 0.1)
+    scheduler.step(1.0)
+    scheduler.step(1.0)
+    for rate, decay, expected in ((1e-3, 0.1, 5e-4), (2e-3, 0.2, 1e-3)):
+        new, scheduler, chosen = begin(rate, decay)
+        new.load_state_dict(old.state_dict())
+        choose_again(new, scheduler, chosen)
+        assert (new.param_groups[0]["lr"], new.param_groups[0]["weight_decay"]) == (expected, decay)
+
+
+def test_a_step_keeps_its_number_of_samples(recipe_of, tmp_path, monkeypatch):
+    straight = recipe_of(samples_about_clips(12), output="straight")
+    train_here(straight)
+    recipe = recipe_of(samples_about_clips(12), output="halves")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        train_here(recipe)
+    note = tmp_path / "halves" / RECIPE_FILE
+    assert json.loads(note.read_text())["training"]["num_processes"] == 1
+    for changes, named in (
+        ({"per_device_train_batch_size": 2}, r"a step had 4 samples \(4 x 1 x 1\) and has 2 \(2 x 1 x 1: per_device"),
+        ({"gradient_accumulation_steps": 2}, r"a step had 4 samples \(4 x 1 x 1\) and has 8 \(4 x 2 x 1: per_device"),
+    ):
+        with pytest.raises(InputError, match=named) as error:
+            train_here(recipe, **changes)
+        assert "\n" not in str(error.value)
+    # Divided in another way it is the same step, of the same samples.
+    assert train_here(recipe, per_device_train_batch_size=2, gradient_accumulation_steps=2).step == 4
+    assert curve(tmp_path / "halves") == pytest.approx(curve(tmp_path / "straight"), abs=2.5e-5)
+    assert train_here(recipe, per_device_train_batch_size=1, max_steps=5, resume="force").step == 5
+
+
+def test_a_note_of_the_recipe_that_was_cut_off_is_no_leave_to_go_on(stopped):
+    recipe, folder = stopped
+    cut(folder / RECIPE_FILE)
+    with pytest.raises(InputError, match=rf"{RECIPE_FILE} cannot be read.*--resume force") as error:
+        train_here(recipe, seed=8)
+    assert "\n" not in str(error.value)
+    assert train_here(recipe, max_steps=5, resume="force").step == 5
+    assert json.loads((folder / RECIPE_FILE).read_text())["training"]["max_steps"] == 5
+
+
+def test_the_note_of_the_recipe_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
+    _note_recipe(tmp_path, {"training": {"seed": 1}})
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        _note_recipe(tmp_path, {"training": {"seed": 2}})
+    assert json.loads((tmp_path / RECIPE_FILE).read_text()) == {"training": {"seed": 1}}
+    assert [path.name for path in tmp_path.iterdir()] == [RECIPE_FILE]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -41,6 +42,8 @@ _OLD_CHECKPOINTING, _NEW_CHECKPOINTING = "gradient_checkpointing", "activation_c
 class DynImgTrainingArguments(TrainingArguments):
     """Describe a run: all of transformers' training arguments, with these added or with another default.
 
+    One process uses one GPU, however many the machine has; `torchrun` starts a process for each.
+
     Args:
         axis_theta_learning_rate: of theta_h, theta_w and theta_t; None is `learning_rate`. Never any weight decay.
         projector_learning_rate: of the projector; None is `learning_rate`.
@@ -51,7 +54,7 @@ class DynImgTrainingArguments(TrainingArguments):
         num_processes: how many processes (one per GPU) the run is meant for; another number is refused, since it would
             change the size of a batch. None takes any.
         resume: go on from the last complete checkpoint in `output_dir`; false refuses a folder that has one, "force"
-            goes on although the recipe is another one than that of the checkpoint.
+            goes on although the recipe, or the number of samples in a step, is another one than that of the checkpoint.
         bf16: as in transformers; in a recipe also "auto", which is true where the device multiplies in bfloat16.
         num_threads: of torch in this process; None leaves it to torch.
         motion_attention_loss: factor, in all stages, on the loss that teaches two heads to follow content from prompt
@@ -93,6 +96,14 @@ class DynImgTrainingArguments(TrainingArguments):
         super().__post_init__()
         if has_muon:
             self.optim = MUON
+
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        device = super()._setup_devices
+        # Where there are more, transformers would split every tensor of a batch along its first dimension
+        # (DataParallel): what is one list for the whole batch, or no tensor, does not survive that.
+        self._n_gpu = min(self._n_gpu, 1)
+        return device
 
     def _check_muon(self) -> bool:
         has_muon = self.optim == MUON

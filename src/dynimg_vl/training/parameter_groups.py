@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import InputError
 from ..model.rotary import AXES, DynImgRotaryEmbedding
@@ -15,6 +16,8 @@ PROJECTOR = re.compile(r"(^|\.)multi_modal_projector\.")
 THETA = re.compile(r"(^|\.)axis_theta$")
 NOT_MUON = re.compile(r"embed|(^|\.)(lm_head|heads)\.")
 """Tables, the map to the vocabulary and training-only heads: Muon is for matrices between hidden states."""
+_CHOSEN = ("initial_lr", "weight_decay", "betas", "eps")
+"""What the arguments decide about a group for a whole run; `lr` follows the schedule."""
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> int:
@@ -94,6 +97,43 @@ def _part(name: str, parameter: nn.Parameter, has_muon: bool) -> str:
     if has_muon and parameter.ndim == 2 and not NOT_MUON.search(name):
         return "matrices"
     return "projector" if PROJECTOR.search(name) else "rest"
+
+
+def chosen_values(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Note what the arguments decided about each group of a new optimizer, before a checkpoint is loaded into it.
+
+    Each group gets its rate as `initial_lr`, as schedulers name it, those too that do not write it down.
+    """
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return [{name: group[name] for name in _CHOSEN if name in group} for group in optimizer.param_groups]
+
+
+def choose_again(optimizer: torch.optim.Optimizer, scheduler: Any, chosen: Sequence[dict[str, Any]]) -> None:
+    """Put what the arguments decided in place of what a checkpoint brought, each rate where the schedule has come to.
+
+    A scheduler that finds its rates by itself keeps what it found, as a share of the rate it began with.
+
+    Args:
+        optimizer: with the state of the checkpoint.
+        scheduler: of these groups, with the state of the checkpoint; it may be wrapped by accelerate.
+        chosen: by `chosen_values`, a dict for each group.
+    """
+    scheduler = getattr(scheduler, "scheduler", scheduler)
+    groups = optimizer.param_groups
+    begun = [group.get("initial_lr") for group in groups]
+    for group, values in zip(groups, chosen, strict=True):
+        group.update(values)
+    if isinstance(scheduler, LambdaLR):
+        scheduler.base_lrs = [group["initial_lr"] for group in groups]
+        # The product that the scheduler makes: where nothing changed, the rate is the same to the bit.
+        for group, factor in zip(groups, scheduler.lr_lambdas, strict=True):
+            group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
+        scheduler._last_lr = [group["lr"] for group in groups]
+        return
+    for group, before in zip(groups, begun, strict=True):
+        if before and before != group["initial_lr"]:
+            group["lr"] *= group["initial_lr"] / before
 
 
 def master_weights(model: nn.Module) -> None:

@@ -23,6 +23,7 @@ from .checkpoints import PARTIAL, checkpoints, discard_partial, explained, last_
 from .data.collator import Collator
 from .data.dataset import VideoTextDataset
 from .data.sample_source import open_samples
+from .data.shard_format import written_atomically
 from .data.share_check import CheckShareOfAll
 from .lora import LoraSettings, merged
 from .memory import keep_freed_memory
@@ -90,6 +91,7 @@ def train(recipe: TrainRecipe, launch: Launch | None = None) -> TrainResult:
     lora = None if args.lora is None else LoraSettings.from_values(args.lora)
     if args.process_index == 0:
         described = json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
+        described["training"]["num_processes"] = args.world_size  # it may be left to the launcher
         if resumed is not None and args.resume != FORCE:
             check_resumable(resumed, described)
         _note_recipe(folder, described)
@@ -270,7 +272,8 @@ def _note_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
     # As it was run, with what the command line changed; the first thing one looks for a year later.
     with explained("the recipe", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=2) + "\n")
+    with written_atomically(folder / RECIPE_FILE) as file:
+        file.write(f"{json.dumps(recipe, indent=2)}\n".encode())
 
 
 def report_samples(dataset: Dataset, trainer: DynImgTrainer) -> dict[str, int]:

@@ -24,7 +24,7 @@ from .arguments import MUON, DynImgTrainingArguments
 from .callbacks import EpochSetter, FillGradients, LogBeforeSaving, LogFile
 from .checkpoints import PARTIAL, discard_partial, explained, publish, rotate
 from .optimizers import MuonWithAdamW
-from .parameter_groups import parameter_groups, theta_sizes
+from .parameter_groups import choose_again, chosen_values, parameter_groups, theta_sizes
 from .sampling import EpochSampler
 from .stopping import SignalStop, StopOnBadLoss, StopOnSignal, outlive_signals
 
@@ -50,6 +50,7 @@ class DynImgTrainer(Trainer):
     ) -> None:
         self._sampler: EpochSampler | None = None
         self._run_folder: str | None = None
+        self._chosen: list[dict[str, Any]] | None = None
         self._bad_loss = StopOnBadLoss()
         self._stop = StopOnSignal(listener or SignalStop())
         super().__init__(model=model, args=args, **kwargs)
@@ -108,6 +109,7 @@ class DynImgTrainer(Trainer):
                 muon_learning_rate=self.args.muon_learning_rate,
             )
             self.optimizer = optimizer_class(groups, lr=self.args.learning_rate, **options)
+            self._chosen = chosen_values(self.optimizer)
         return self.optimizer
 
     def _optimizer_class(self, model: Any) -> tuple[Any, dict[str, Any]]:
@@ -194,6 +196,13 @@ class DynImgTrainer(Trainer):
                 rotate(folder, self.args.save_total_limit)
                 discard_partial(folder)
         self.accelerator.wait_for_everyone()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        # Both states hold the rates of the run that wrote them, and would have their way.
+        if checkpoint is not None and self._chosen is not None:
+            optimizer: Any = self.optimizer
+            choose_again(optimizer, self.lr_scheduler, self._chosen)
 
     def export(self, name: str = "model", extra: Mapping[str, str] | None = None) -> Path:
         """Write model and processor to a folder inside of the output folder, whole or not at all.

@@ -258,12 +258,7 @@ class _Runner:
         _write(folder / _START_FILE, {"weights": None if common is None else digest_of(common), "looks": looks})
 
     def _measure(self, each: ArmRun, folder: Path) -> None:
-        checkpoint = last_checkpoint(folder)
-        if checkpoint is None:
-            raise InputError(
-                f"{folder} has a model, no result, and no checkpoint that is whole; bring that, or delete the folder "
-                "and it is trained again"
-            )
+        checkpoint = _end_of(folder, each.steps)
         use_cpu = bool(self.experiment.values["training"].get("use_cpu"))
         plan = WORLDS[each.world].plan
         found = measure(checkpoint, plan, self.experiment.test, use_cpu)
@@ -303,6 +298,22 @@ def machine(use_cpu: bool) -> str:
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {os.cpu_count()} cores"
+
+
+def _end_of(folder: Path, steps: int) -> Path:
+    # What was saved before the end is another model than the one that the result would be about.
+    checkpoint, wanted = last_checkpoint(folder), f"checkpoint-{steps}"
+    if checkpoint is None:
+        raise InputError(
+            f"{folder} has a model, no result, and no checkpoint that is whole; bring that, or delete the folder "
+            "and it is trained again"
+        )
+    if checkpoint.name != wanted:
+        raise InputError(
+            f"{folder} has a model and no result, and of its checkpoints {checkpoint.name} is the last that is whole; "
+            f"bring {wanted}, or delete {folder / 'model'} and the run goes on from {checkpoint.name}"
+        )
+    return checkpoint
 
 
 def _lock(folder: Path, patience: float) -> FileLock:

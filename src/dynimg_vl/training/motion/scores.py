@@ -54,8 +54,13 @@ def is_right(wanted: str, given: str, is_choice: bool) -> bool:
     """Compare whole answers; of multiple-choice answers the letters, however they are introduced."""
     if not is_choice:
         return given == wanted
-    letters = [_LETTER.findall(text)[:1] for text in (wanted, given)]
-    return letters[0] == letters[1] != []
+    letter = _letter(wanted)
+    return letter is not None and letter == _letter(given)
+
+
+def _letter(text: str) -> str | None:
+    found = _LETTER.search(text)
+    return None if found is None else found[1]
 
 
 def score(answers: Sequence[Answer]) -> Numbers:
@@ -68,7 +73,7 @@ def score(answers: Sequence[Answer]) -> Numbers:
 
 
 def baselines(answers: Sequence[Answer]) -> Numbers:
-    """Count what constant answers would get.
+    """Count what constant answers would get, compared as `is_right` compares.
 
     `majority` answers what is wanted most often in each family, `group_majority` so for each thing that a keyframe can
     show; both are fitted to these very questions, so that few of them flatter it.
@@ -76,10 +81,15 @@ def baselines(answers: Sequence[Answer]) -> Numbers:
 
     def best(key: Callable[[Answer], Hashable]) -> float:
         groups = _grouped(answers, key).values()
-        right = sum(Counter(each.wanted for each in group).most_common(1)[0][1] for group in groups)
-        return round(right / len(answers), 4)
+        # Nothing is right where a letter is wanted and none is named.
+        wanted = (Counter(_heard(each) for each in group if _heard(each)[1] is not None) for group in groups)
+        return round(sum(max(counts.values(), default=0) for counts in wanted) / len(answers), 4)
 
     return {"majority": best(lambda each: each.family), "group_majority": best(lambda each: (each.family, each.group))}
+
+
+def _heard(answer: Answer) -> tuple[bool, str | None]:
+    return answer.is_choice, _letter(answer.wanted) if answer.is_choice else answer.wanted
 
 
 def by_family(answers: Sequence[Answer]) -> dict[str, Numbers]:
