@@ -2,6 +2,8 @@
 
     python benchmarks/loading.py --clips FOLDER_OF_VIDEOS --output benchmarks/results/loading_cpu.json
 
+The videos that were measured are named in benchmarks/real_videos.tsv.
+
 Every clip gets a process of its own in which the loaders take turns, so that caches and the machine's other work hit
 all alike; the first round warms up and is not counted. Medians of CPU time and wall time in milliseconds, one decoder
 thread.
@@ -197,16 +199,35 @@ def show(row: dict) -> None:
     print(f"{facts}  {times}   {share['decord']}  {share['bound']}", flush=True)
 
 
+def videos_of(folder: Path | None, looped: list[str]) -> list[Path]:
+    """List the videos of the folder; where there are none, or one to loop is missing, one line and exit code 2."""
+    if folder is None and "DYNIMG_VL_VIDEOS" in os.environ:
+        folder = Path(os.environ["DYNIMG_VL_VIDEOS"])
+    if folder is None:
+        problem = "give the folder of videos with --clips; benchmarks/real_videos.tsv names those that were measured"
+    elif not folder.is_dir():
+        problem = f"there is no folder {folder}; give another with --clips"
+    else:
+        videos = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        missing = [name for name in looped if name not in {path.name for path in videos}]
+        if videos and not missing:
+            return videos
+        problem = f"no {missing[0] if videos else 'videos'} in {folder}; give another folder with --clips"
+    print(f"error: {problem}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main() -> None:
     """Run the comparison and write it down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=Path, default=Path(os.environ.get("DYNIMG_VL_VIDEOS", "../shared/videos")))
+    parser.add_argument("--clips", type=Path, help="a folder of videos (without it, that of DYNIMG_VL_VIDEOS)")
     parser.add_argument("--output", type=Path, help="JSON file for all numbers")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--match", default="", help="only clips whose name contains this")
     parser.add_argument("--loop", nargs="*", default=[], help="clips of the folder to loop to 10 s .. 1 h")
     arguments = parser.parse_args()
-    clips = sorted(p for p in arguments.clips.iterdir() if p.suffix.lower() in SUFFIXES and arguments.match in p.name)
+    videos = videos_of(arguments.clips, arguments.loop)
+    clips = [path for path in videos if arguments.match in path.name]
     results = []
     print(
         f"{'clip':40}  {'I':>6}  {'policy':8}  {'decord':>8}  {'pyav':>8}  {'ours':>8}  {'bound':>8}   /decord  /bound"
@@ -219,7 +240,7 @@ def main() -> None:
                     jobs.append((Path(folder) / f"{Path(name).stem[:24]}_{seconds}s{suffix}", True))
         for path, looped in jobs:
             if looped:
-                source = next(p for p in arguments.clips.iterdir() if p.stem.startswith(path.stem.rpartition("_")[0]))
+                source = next(p for p in videos if p.stem.startswith(path.stem.rpartition("_")[0]))
                 loop_clip(source, float(path.stem.rpartition("_")[2][:-1]), path)
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 row = pool.apply(measure, (str(path), arguments.rounds))

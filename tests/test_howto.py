@@ -2,9 +2,10 @@
 
 What the network would give stands in from this machine: a tiny random LLaVA-OneVision for those of the hub, a local
 server for the one that "you already serve". What a page prints is compared; `...` on a line of its own stands for any
-lines.
+lines, and what follows `> ` is typed.
 """
 
+import io
 import json
 import re
 import shlex
@@ -38,6 +39,13 @@ def sessions(page):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
             yield command, output
+
+
+def typed(shown):
+    """Divide what a page shows into what is typed and what is printed."""
+    lines = shown.splitlines(keepends=True)
+    said = "".join(line.removeprefix("> ") for line in lines if line.startswith("> "))
+    return said, "".join(line for line in lines if not line.startswith("> "))
 
 
 def fits(output, shown):
@@ -82,8 +90,11 @@ def run_page(page, capsys, **stand_ins):
             arguments += SHORTER
         if "--dtype" in arguments or "--quantize" in arguments:
             arguments += ["--device", "cpu"]
-        with pytest.raises(SystemExit) as stop:
-            main(arguments)
+        said, shown = typed(shown)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stdin", io.StringIO(said))
+            with pytest.raises(SystemExit) as stop:
+                main(arguments)
         printed = capsys.readouterr()
         assert stop.value.code == 0, f"{command}: {printed.err}"
         assert fits(printed.out, shown), f"{command} printed {printed.out!r}"
