@@ -236,7 +236,7 @@ def test_what_will_not_pass_stops_at_once_and_everything_is_kept(tmp_path, fault
     assert "secret" not in str(caught.value)
     assert len(server.requests) < 80
     assert not list(folder.glob("result-*"))
-    client = ChatClient("judge-1", "another key", server.base_url, QUICK)
+    client = ChatClient("judge-1", "another-key", server.base_url, QUICK)
     judge = EndpointJudge(client, read_prompts(), JudgeCache(folder / "cache.sqlite3"))
     assert sum(judge.is_cached(case) for case in plan_judging(folder).cases) == 8
 
