@@ -10,18 +10,16 @@ from dynimg_vl.motion.paths import DIRECTIONS, KINDS, LABELS, motion_labels
 from dynimg_vl.motion.world import CAMERA_KINDS, COLOURS, SHAPES, object_centres, sample_scenes
 from dynimg_vl.training.motion.data import choose_tokens, draw_dynimgs, prompt_times, tile_tokens
 from dynimg_vl.training.motion.losses import (
-    IGNORE,
     MotionHeads,
     attention_loss,
     bilinear_neighbours,
     flow_loss,
-    frame_grids,
-    motion_targets,
     track_loss,
     watch_attention,
     where_loss,
 )
 from dynimg_vl.training.motion.step import frame_patches
+from dynimg_vl.training.motion.targets import IGNORE, frame_grids, motion_targets
 from tiny import tiny_model
 
 LAYOUT = DynImgLayout(num_prompt_frames=4, token_grid=8, patch_grid=16, patch_size=8)

@@ -142,26 +142,38 @@ def truth_at(scenes: Scenes, times: Tensor, points: Tensor) -> Truth:
     return Truth(layer, velocity)
 
 
-def match_points(scenes: Scenes, times: Tensor, others: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+def match_points(
+    scenes: Scenes, times: Tensor, others: Tensor, points: Tensor, layer: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Follow points (P, 2) from the frames at `times` (B, T) to those at `others` (B, T).
+
+    Args:
+        scenes: the clips.
+        times: of the frames that the points are in.
+        others: of the frames that are looked at.
+        points: on the screen.
+        layer: what lies on top at the points, (B, T, P), as `truth_at` has it, where that is known.
 
     Returns:
         Where the same content is, (B, T, P, 2) screens, and whether it is visible there, (B, T, P) bool: inside the
         frame, not covered, and of the same picture.
     """
-    num, num_frames = times.shape
-    spread = points.expand(num, num_frames, -1, -1)
-    layer = _top_layer(scenes, times, spread)
+    layer = _top_layer(scenes, times, points.expand(*times.shape, -1, -1)) if layer is None else layer
+    found = follow_points(scenes, times, others, points, layer)
+    visible = ((found >= 0) & (found <= 1)).all(-1)
+    visible &= _top_layer(scenes, others, found) == layer
+    visible &= (segments(scenes, times) == segments(scenes, others))[..., None] | (layer >= 0)
+    return found, visible
+
+
+def follow_points(scenes: Scenes, times: Tensor, others: Tensor, points: Tensor, layer: Tensor) -> Tensor:
+    """Give where the content of points is at other times, seen or not: (B, T, P, 2) screens; see `match_points`."""
 
     def shift(at: Tensor) -> Tensor:
         return _of_layer(travel(scenes, at), layer) - scenes.camera[:, None, None] * at[:, :, None, None]
 
     scale, other_scale = ((scenes.zoom[:, None] * at).exp()[:, :, None, None] for at in (times, others))
-    found = 0.5 + ((spread - 0.5) * scale - shift(times) + shift(others)) / other_scale
-    visible = ((found >= 0) & (found <= 1)).all(-1)
-    visible &= _top_layer(scenes, others, found) == layer
-    visible &= (segments(scenes, times) == segments(scenes, others))[..., None] | (layer >= 0)
-    return found, visible
+    return 0.5 + ((points - 0.5) * scale - shift(times) + shift(others)) / other_scale
 
 
 def _top_layer(scenes: Scenes, times: Tensor, points: Tensor) -> Tensor:

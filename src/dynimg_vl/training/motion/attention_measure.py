@@ -27,7 +27,7 @@ from ...motion.render import match_points, pixel_points, render, truth_at
 from ...motion.textures import PictureBank
 from ...motion.world import Scenes, sample_scenes
 from .data import View, frame_times
-from .losses import frame_grids
+from .targets import frame_grids
 
 GROUPS = ("moving", "moving_far", "still", "moving_near", "still_near")
 """Patches on objects that move, in prompt frames where their content is in another patch than at rest, or (far) two

@@ -24,8 +24,8 @@ from ...motion.render import pixel_points, render, render_points
 from ...motion.textures import PictureBank
 from ...motion.wordings import ALL_FAMILIES, FAMILIES
 from ...motion.world import Scenes, sample_scenes
-from .losses import IGNORE, MotionTargets, motion_targets
 from .settings import BatchPlan
+from .targets import IGNORE, MotionTargets, motion_targets
 
 _DRAWN_PER_ONE = 40
 """Of so many clips, one is taken where it has to hold one object near a given place: 0.35 hold one (no camera)."""

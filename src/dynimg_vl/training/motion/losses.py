@@ -8,7 +8,6 @@ prompt frame, and a linear head reads the motion off each patch. Nothing of this
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,137 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layout import DynImgLayout
-from ...motion.paths import DIRECTIONS, LABELS, is_shown, motion_labels, way_labels
-from ...motion.render import match_points, pixel_points, truth_at
-from ...motion.world import CAMERA_KINDS, COLOURS, SHAPES, Scenes, object_centres
+from ...motion.paths import DIRECTIONS, LABELS
+from ...motion.world import CAMERA_KINDS, COLOURS, SHAPES
+from .targets import IGNORE, MotionTargets, frame_grids
 
-IGNORE = -100
-"""The label of what has no loss."""
 FLOW_SCALE = 0.3
 """Velocities are regressed in units of 0.3 screens per gap, about their median."""
-
-
-@dataclass
-class MotionTargets:
-    """Hold what the losses ask of the P patches of a DynImg (keyframe first, then each prompt frame, row by row).
-
-    flow (B, P, 2), flow_weight (B, P), match (2, B, P, 2) the place of the content in the next [0] and previous [1]
-    prompt frame, in screens, match_weight (2, B, P), frame (2, P) the rank of that prompt frame, covered (B, P) bool,
-    kind (B, P) what covers the patch (0: the background, 1: a textured object, then the colours), shape (B, P) of what
-    covers it (0: the background), centre (B, P) bool, whether the middle of an object lies in it, where (B, P, 2) the
-    middle of the object that covers it, or else lies in it, in x and y of the screen, path (B, P) what the object that
-    covers it does, of `LABELS` (-100: the background), ways (B, P, 2) where that goes before and after the keyframe, of
-    `DIRECTIONS` (-100: the background, or no one way), track (B, P, N, 2) how far away its content is in each prompt
-    frame, in screens, track_weight (B, P).
-    """
-
-    flow: Tensor
-    flow_weight: Tensor
-    match: Tensor
-    match_weight: Tensor
-    frame: Tensor
-    covered: Tensor
-    kind: Tensor
-    shape: Tensor
-    centre: Tensor
-    where: Tensor
-    path: Tensor
-    ways: Tensor
-    track: Tensor
-    track_weight: Tensor
-
-
-def frame_grids(layout: DynImgLayout, is_apart: bool = False) -> list[tuple[int, int]]:
-    """List rows and columns of patches of each frame, the keyframe first; `is_apart`: each has a picture of its own."""
-    if is_apart:
-        return [(layout.patch_grid, layout.patch_grid)] * len(layout.tiles)
-    size = layout.patch_size
-    return [(tile.height // size, tile.width // size) for tile in layout.pixel_tiles]
-
-
-def motion_targets(scenes: Scenes, times: Tensor, layout: DynImgLayout, is_apart: bool = False) -> MotionTargets:
-    """Make the targets for clips whose frames are at `times` (B, 1 + N): keyframe, then prompt frames in time order."""
-    grids = frame_grids(layout, is_apart)
-    before = layout.num_prompt_frames // 2
-    last = layout.num_prompt_frames - 1
-    flow, weight, covered, kind, shape, centre, where, path, ways, track = ([] for _ in range(10))
-    places: list[list[Tensor]] = [[], []]
-    seen: list[list[Tensor]] = [[], []]
-    ranks: list[list[Tensor]] = [[], []]
-    unchanging = scenes.cuts.isinf().all(1)
-    labels = motion_labels(scenes.kind_id, scenes.direction_id)
-    named = way_labels(scenes.kind_id, scenes.direction_id, scenes.turn_id)
-    named = torch.where(named < 0, IGNORE, named)
-    for frame, grid in enumerate(grids):
-        points = pixel_points(grid).to(times.device)
-        at = times[:, frame : frame + 1]
-        truth = truth_at(scenes, at, points)
-        flow.append(truth.velocity[:, 0])
-        covered.append(truth.layer[:, 0] >= 0)
-        kind.append(_of_cover(torch.where(scenes.textured, 1, 2 + scenes.colour_id), truth.layer[:, 0]))
-        shape.append(_of_cover(1 + scenes.shape_id, truth.layer[:, 0]))
-        marks, middles = _middles(scenes, at, grid, truth.layer[:, 0])
-        centre.append(marks)
-        where.append(middles)
-        path.append(torch.where(covered[-1], _of_cover(labels, truth.layer[:, 0]), IGNORE))
-        own = torch.stack([_of_cover(part, truth.layer[:, 0]) for part in named.unbind(-1)], -1)
-        ways.append(torch.where(covered[-1][..., None], own, IGNORE))
-        track.append(_tracks(scenes, at, times[:, 1:], points))
-        # Objects are few patches among many: three times the weight. A keyframe patch counts half, as there are many.
-        weight.append((1 + 2 * covered[-1].float()) * unchanging[:, None] * (0.5 if frame == 0 else 1.0))
-        for side, step in enumerate((1, -1)):
-            rank = (before if side == 0 else before - 1) if frame == 0 else frame - 1 + step
-            other = times[:, 1 + min(max(rank, 0), last)][:, None]
-            found, visible = match_points(scenes, at, other, points)
-            places[side].append(found[:, 0])
-            seen[side].append(visible[:, 0] * weight[-1] * (0 <= rank <= last))
-            ranks[side].append(torch.full((len(points),), min(max(rank, 0), last), device=times.device))
-    return MotionTargets(
-        flow=torch.cat(flow, 1),
-        flow_weight=torch.cat(weight, 1),
-        match=torch.stack([torch.cat(part, 1) for part in places]),
-        match_weight=torch.stack([torch.cat(part, 1) for part in seen]),
-        frame=torch.stack([torch.cat(part) for part in ranks]),
-        covered=torch.cat(covered, 1),
-        kind=torch.cat(kind, 1),
-        shape=torch.cat(shape, 1),
-        centre=torch.cat(centre, 1),
-        where=torch.cat(where, 1),
-        path=torch.cat(path, 1),
-        ways=torch.cat(ways, 1),
-        track=torch.cat(track, 1),
-        # What moves is what is to be learnt, and is few patches.
-        track_weight=(1 + 4 * torch.cat(covered, 1).float()) * unchanging[:, None],
-    )
-
-
-def _of_cover(values: Tensor, layer: Tensor) -> Tensor:
-    # values (B, S) of the objects, layer (B, P) of the patches, -1 for the background -> (B, P), 0 for the background.
-    return torch.cat((torch.zeros_like(values[:, :1]), values), 1).gather(1, layer + 1)
-
-
-def _tracks(scenes: Scenes, at: Tensor, prompts: Tensor, points: Tensor) -> Tensor:
-    # How far away the content of points (P, 2) of the frames at `at` (B, 1) is at (B, N): (B, P, N, 2) screens. What
-    # has left the picture is followed for a screen at most.
-    num = prompts.shape[1]
-    found, _ = match_points(scenes, at.expand(-1, num), prompts, points)
-    return (found - points).clamp(-1, 1).transpose(1, 2)
-
-
-def _middles(scenes: Scenes, at: Tensor, grid: tuple[int, int], layer: Tensor) -> tuple[Tensor, Tensor]:
-    # The patches (B, rows * columns) of a frame that hold the middle of an object, and for those and for all that an
-    # object covers where its middle is, (B, rows * columns, 2).
-    places = object_centres(scenes, at)[:, 0]
-    size = torch.tensor([grid[1], grid[0]], device=places.device)
-    cell = (places * size).floor().long()
-    seen = scenes.present & is_shown(scenes.paths, at)[:, 0] & ((cell >= 0) & (cell < size)).all(-1)
-    index = torch.where(seen, cell[..., 1] * grid[1] + cell[..., 0], grid[0] * grid[1])
-    marks = torch.zeros(len(scenes), grid[0] * grid[1] + 1, dtype=torch.bool, device=index.device)
-    marks = marks.scatter(1, index, True)[:, :-1]
-    held = places.new_zeros(len(scenes), grid[0] * grid[1] + 1, 2)
-    held = held.scatter(1, index[..., None].expand(-1, -1, 2), places)[:, :-1]
-    covering = places.gather(1, layer.clamp_min(0)[..., None].expand(-1, -1, 2))
-    return marks, torch.where((layer >= 0)[..., None], covering, held)
 
 
 def bilinear_neighbours(places: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -21,17 +21,15 @@ from ...model.tile_encoding import encode_apart, frame_of_patches
 from ...motion.wordings import ALL_FAMILIES
 from .data import MotionBatch, PackedText, View, tile_tokens
 from .losses import (
-    IGNORE,
     MotionHeads,
-    MotionTargets,
     attention_loss,
     flow_loss,
-    frame_grids,
     known_cross_entropy,
     track_loss,
     watch_attention,
     where_loss,
 )
+from .targets import IGNORE, MotionTargets, frame_grids
 
 ATTENTION_BLOCK = 1
 """The ViT block whose first two heads are supervised: the second."""
