@@ -239,6 +239,24 @@ def test_shards_for_another_model_are_refused(recipe, tmp_path, processor):
         VideoTextDataset(open_samples(tmp_path / "shards"), processor)
 
 
+@pytest.mark.parametrize(
+    ("built", "message"),
+    [
+        ({"policy": "gop12"}, "hold frames by the policy gop12, the model wants auto; build others with --policy auto"),
+        ({"short_side": 100}, "short side of 100 pixels, 384 are asked for; .* or set data.short_side to 100"),
+    ],
+)
+def test_shards_of_other_frames_are_refused(recipe, tmp_path, processor, built, message):
+    build(recipe, tmp_path / "shards", BuildOptions(FrameRequest(2, 2, **built)))
+    with pytest.raises(InputError, match=message):
+        VideoTextDataset(open_samples(tmp_path / "shards"), processor)
+
+
+def test_shards_of_larger_frames_will_do(recipe, tmp_path, processor):
+    build(recipe, tmp_path / "shards", BuildOptions(FrameRequest(2, 2, short_side=400)))
+    assert len(VideoTextDataset(open_samples(tmp_path / "shards"), processor)) > 0
+
+
 def test_a_damaged_shard_costs_its_samples(recipe, tmp_path, processor):
     build(recipe, tmp_path / "shards")
     path = tmp_path / "shards" / "shard-000000.tar"

@@ -9,7 +9,16 @@ import click
 
 from ..errors import InputError
 from ..text_formats import json_bytes
-from .options import counted, emit_json, given, json_option, num_dynimgs_option, num_prompts_option, written_whole
+from .options import (
+    counted,
+    emit_json,
+    given,
+    json_option,
+    num_dynimgs_option,
+    num_prompts_option,
+    policy_option,
+    written_whole,
+)
 
 _root_options = [
     click.option("--annotation-root", type=Path, help="Folder of the annotation files, instead of the recipe's."),
@@ -74,6 +83,7 @@ def check(
 @click.option("--num-shards", type=click.IntRange(1), default=1, help="Into how many parts (jobs) they are divided.")
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--ray", "on_ray", is_flag=True, help="On a Ray cluster whose machines share videos and folder.")
+@policy_option
 @click.option("--short-side", type=click.IntRange(16), help="Cap on the shorter side of frames, in pixels.")
 @click.option("--per-gap", type=click.IntRange(1), help="Candidates kept between two keyframes.")
 @click.option("--format", "picture", type=click.Choice(["jpeg", "webp"]), default="jpeg", show_default=True)
@@ -126,8 +136,8 @@ def build(
 def _request(options: dict[str, Any]) -> Any:
     from ..training.data.frame_groups import FrameRequest
 
-    names = {"num_dynimgs": "num_dynimgs", "num_prompts": "num_prompt_frames", "short_side": "short_side"}
-    return FrameRequest(**given(**{name: options.pop(option, None) for option, name in names.items()}))
+    values = {name: options.pop(name, None) for name in ("num_dynimgs", "policy", "short_side")}
+    return FrameRequest(**given(num_prompt_frames=options.pop("num_prompts", None), **values))
 
 
 def _table(sources: list[dict[str, Any]]) -> Iterator[str]:

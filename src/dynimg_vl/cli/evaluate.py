@@ -12,13 +12,13 @@ from .batch import BATCH_SIZE, WORKERS
 from .endpoint import OF_OWN_MODELS, endpoint_options, make_engine, split_endpoint
 from .local import make_local_engine, place_among_processes
 from .options import (
-    POLICIES,
     counted,
     dtype_option,
     emit_json,
     json_option,
     num_dynimgs_option,
     num_prompts_option,
+    policy_option,
     written_whole,
 )
 from .progress import progress_bar
@@ -66,7 +66,7 @@ def evaluate() -> None:
 @click.option("--workers", type=click.IntRange(0), default=WORKERS, show_default=True, help="Processes that decode.")
 @num_dynimgs_option
 @num_prompts_option
-@click.option("--policy", type=click.Choice(POLICIES), help="Which frames may be chosen.")
+@policy_option
 @endpoint_options
 @json_option
 def run(

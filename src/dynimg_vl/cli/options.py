@@ -22,6 +22,7 @@ POLICIES = ("auto", "iframe", "gop_head", "gop12")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 num_dynimgs_option = click.option("--num-dynimgs", type=int, help="DynImgs per video.")
 num_prompts_option = click.option("--num-prompts", type=int, help="Prompt frames per DynImg: 0, 1, 2, 4, 6 or 12.")
+policy_option = click.option("--policy", type=click.Choice(POLICIES), help="Which frames may be chosen.")
 dtype_option = click.option(
     "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Type of the weights."
 )
@@ -48,9 +49,7 @@ source_options = stacked(click.argument("video"), reading_options)
 selection_options = stacked(
     num_dynimgs_option,
     num_prompts_option,
-    click.option(
-        "--policy", type=click.Choice(["auto", "iframe", "gop_head", "gop12"]), help="Which frames may be chosen."
-    ),
+    policy_option,
     click.option("--start", type=float, metavar="SECONDS", help="Use the video from here on."),
     click.option("--end", type=float, metavar="SECONDS", help="Use the video up to here."),
 )

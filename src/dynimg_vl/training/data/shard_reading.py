@@ -27,7 +27,7 @@ class ShardSamples:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         manifest = _read_manifest(folder)
-        self._built: dict[str, Any] = manifest["options"]["request"]
+        self._built = FrameRequest(**manifest["options"]["request"])
         self.allowed_share = float(manifest["allowed_share"])
         infos = _load_infos(folder, int(manifest["num_shards"]))
         self._places: list[tuple[int, Place]] = []
@@ -76,13 +76,25 @@ class ShardSamples:
         """Make sure that the shards hold what will be asked for.
 
         Raises:
-            InputError: where they were built for other numbers of DynImgs or prompt frames.
+            InputError: where they were built for other numbers of DynImgs or prompt frames, by another policy, or with
+                smaller frames.
         """
-        built = self._built["num_dynimgs"], self._built["num_prompt_frames"]
-        if request.num_dynimgs != built[0] or request.num_prompt_frames > built[1]:
+        built = self._built
+        if request.num_dynimgs != built.num_dynimgs or request.num_prompt_frames > built.num_prompt_frames:
             raise InputError(
-                f"the shards in {self._folder} are for {built[0]} DynImgs of {built[1]} prompt frames, the model wants "
-                f"{request.num_dynimgs} of {request.num_prompt_frames}; build others"
+                f"the shards in {self._folder} are for {built.num_dynimgs} DynImgs of {built.num_prompt_frames} prompt "
+                f"frames, the model wants {request.num_dynimgs} of {request.num_prompt_frames}; build others"
+            )
+        if request.policy != built.policy:
+            raise InputError(
+                f"the shards in {self._folder} hold frames by the policy {built.policy}, the model wants "
+                f"{request.policy}; build others with --policy {request.policy}"
+            )
+        if request.short_side > built.short_side:
+            raise InputError(
+                f"the shards in {self._folder} hold frames of a short side of {built.short_side} pixels, "
+                f"{request.short_side} are asked for; build others with --short-side {request.short_side}, or set "
+                f"data.short_side to {built.short_side}"
             )
 
 
