@@ -213,7 +213,7 @@ def test_supervision_of_what_no_patch_sees_is_refused(recipe_of):
             train_here(recipe_of(model=arm))
 
 
-@pytest.mark.parametrize("name", ["motion_cpu", "motion_keyframes_only"])
+@pytest.mark.parametrize("name", ["motion_cpu", "motion_short", "motion_keyframes_only"])
 def test_the_recipes_of_the_project_can_be_run(name, tmp_path, tokenizer):
     small = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
     changes = {f"model.{part}.{key}": value for part in ("vision", "text") for key, value in small.items()}
@@ -224,7 +224,8 @@ def test_the_recipes_of_the_project_can_be_run(name, tmp_path, tokenizer):
     }
     changes |= {"data.world.num_pictures": 3, "data.world.validation_pictures": 3, "data.world.validation_batches": 1}
     changes |= {"output_dir": str(tmp_path), "dataloader_num_workers": 0, "dataloader_prefetch_factor": None}
-    first = "strip" if name == "motion_cpu" else "keyframes"
+    first = "keyframes" if name == "motion_keyframes_only" else "strip"
+    changes |= {"num_processes": 1} if name == "motion_short" else {}
     changes |= {f"stages.{first}.batch.batch_size": 2, "report_to": "none", "disable_tqdm": True, "max_steps": 1}
     assert train_here(RECIPES / f"{name}.yaml", **changes).step == 1
 
