@@ -44,7 +44,7 @@ train-motion: $(VENV)/.dev  ## train the embedded model from scratch (CPU, hours
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m dynimg_vl train recipes/motion_further.yaml
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m dynimg_vl train recipes/motion_shapes.yaml
 
-train-motion-short: $(VENV)/.dev  ## the same from one recipe, in two hours of two cores, and less good
+train-motion-short: $(VENV)/.dev  ## the same from one recipe, in about two hours of two cores, and less good
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m dynimg_vl train recipes/motion_short.yaml
 
 eval-motion: $(VENV)/.dev  ## evaluate the embedded model through real video files

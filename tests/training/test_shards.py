@@ -252,6 +252,17 @@ def test_shards_of_other_frames_are_refused(recipe, tmp_path, processor, built, 
         VideoTextDataset(open_samples(tmp_path / "shards"), processor)
 
 
+@pytest.mark.parametrize("request_", [None, [], {"more": 1}, {"short_side": "384"}, {"policy": None}])
+def test_a_manifest_with_an_odd_request_is_told(recipe, tmp_path, request_):
+    build(recipe, tmp_path / "shards")
+    path = tmp_path / "shards" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest["options"]["request"] = request_
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"manifest.json does not say what the shards are for; build them again"):
+        open_samples(tmp_path / "shards")
+
+
 def test_shards_of_larger_frames_will_do(recipe, tmp_path, processor):
     build(recipe, tmp_path / "shards", BuildOptions(FrameRequest(2, 2, short_side=400)))
     assert len(VideoTextDataset(open_samples(tmp_path / "shards"), processor)) > 0

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...text_formats import check_types
 from .annotations import Clip, Sample
 from .frame_groups import FrameRequest, select_candidates, stack_groups
 from .sample_source import Part
@@ -27,7 +28,7 @@ class ShardSamples:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         manifest = _read_manifest(folder)
-        self._built = FrameRequest(**manifest["options"]["request"])
+        self._built = _built_for(manifest, folder)
         self.allowed_share = float(manifest["allowed_share"])
         infos = _load_infos(folder, int(manifest["num_shards"]))
         self._places: list[tuple[int, Place]] = []
@@ -109,6 +110,15 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f"{path} is not of format {FORMAT}; build the shards again")
     return manifest
+
+
+def _built_for(manifest: dict[str, Any], folder: Path) -> FrameRequest:
+    try:
+        request = FrameRequest(**manifest["options"]["request"])
+        check_types(request)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / MANIFEST} does not say what the shards are for; build them again") from error
+    return request
 
 
 def _load_infos(folder: Path, num_shards: int) -> list[ShardInfo]:
