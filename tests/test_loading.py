@@ -280,5 +280,5 @@ def test_a_clip_between_the_i_frames_of_a_long_file_is_read_nevertheless(tmp_pat
     loaded = load_dynimgs(path, clip=(300.0, 450.0))
     assert loaded.index.complete
     assert all(300 <= second <= 450 for group in loaded.groups for second in loaded.seconds(group))
-    with pytest.raises(InputError, match=r"no frame lies in the clip from 300.2 s to 300.4 s"):
+    with pytest.raises(InputError, match=r"from 300.2 s to 300.4 s; the video runs from 0.00 s to (999|1000).00 s"):
         load_dynimgs(path, clip=(300.2, 300.4))

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from dynimg_vl.video.many import look_at_all
 from runs import group_lives
 
 SCRIPT = """
@@ -42,3 +43,7 @@ def test_those_that_look_at_videos_end_with_a_parent_that_was_killed(tmp_path):
     finally:
         if group_lives(parent.pid):
             os.killpg(parent.pid, signal.SIGKILL)
+
+
+def test_workers_end_without_a_word_at_an_interrupt():
+    assert list(look_at_all(signal.getsignal, [signal.SIGINT] * 2, workers=2)) == [signal.SIG_DFL] * 2

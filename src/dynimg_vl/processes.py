@@ -1,6 +1,7 @@
 """What every process that works for another one does."""
 
 import os
+import signal
 import threading
 from multiprocessing import connection, parent_process
 
@@ -21,3 +22,12 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def end_at_once() -> None:
+    """End this process with the one that started it, and without a word at Ctrl-C, which reaches the whole group.
+
+    Python would turn that into an exception of the present job, and the worker would begin the next one.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_parent()

@@ -139,7 +139,9 @@ def test_images_and_odd_frames_are_refused(processor):
         processor(text="a", images=[FRAMES[0]])
     with pytest.raises(InputError, match=r"frames must be \(F, H, W, 3\) uint8, got \(48, 64, 3\)"):
         processor.video_processor(FRAMES[0], fps=10)
-    assert len(processor.video_processor(torch.as_tensor(FRAMES).permute(0, 3, 1, 2), fps=10)["dynimgs_per_video"]) == 1
+    channels_first = torch.as_tensor(FRAMES).permute(0, 3, 1, 2)
+    found = [processor.video_processor(each, fps=10)["pixel_values_videos"] for each in (FRAMES, channels_first)]
+    assert found[1].equal(found[0])
 
 
 def test_a_processor_survives_saving(tmp_path, processor):
@@ -194,10 +196,19 @@ def test_the_model_answers_about_a_processed_video(processor):
 
 @pytest.fixture
 def server():
-    """Serve 1000 bytes at any address but /gone and /elsewhere."""
+    """Serve 1000 bytes at /clip; other addresses go wrong in other ways."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            if self.path == "/no-http":
+                self.wfile.write(b"hello\r\n\r\n")
+                return
+            if self.path == "/short":  # a chunk that ends too early
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\nabc")
+                return
+            if self.path == "/half":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc")
+                return
             self.send_response({"/gone": 404, "/elsewhere": 302}.get(self.path, 200))
             self.send_header("Location", "file:///etc/hostname")
             self.end_headers()
@@ -221,9 +232,12 @@ def test_addresses_are_opened_only_when_allowed(server):
     assert video_source.resolve_source(f"{server}/clip", allow_urls=True) == b"x" * 1000
     with pytest.raises(VideoError, match="more than 999 bytes"):
         video_source.resolve_source(f"{server}/clip", allow_urls=True, max_bytes=999)
-    for path in ("/gone", "/elsewhere"):
-        with pytest.raises(VideoError, match="cannot be downloaded"):
+    for path in ("/gone", "/elsewhere", "/my clip.mp4", "/short", "/no-http", "/half"):
+        with pytest.raises(VideoError, match=r"cannot be downloaded|broke off after 3 bytes"):
             video_source.resolve_source(server + path, allow_urls=True)
+    for allowed in (True, False):
+        with pytest.raises(InputError, match=r"http://\[::1/x is no address"):
+            video_source.resolve_source("http://[::1/x", allow_urls=allowed)
 
 
 def test_addresses_in_chats_are_refused_by_default(processor):
@@ -241,7 +255,7 @@ def test_other_sources_are_told_apart():
     for url in ("file:///etc/hostname", "ftp://host/a.mp4", "concat://a|b"):
         with pytest.raises(InputError, match="cannot be read from"):
             video_source.resolve_source(url, allow_urls=True)
-    for broken in ("data:video/mp4,abc", "data:video/mp4;base64,%%%"):
+    for broken in ("data:video/mp4,abc", "data:video/mp4;base64,%%%", "data:video/mp4;base64,é"):
         with pytest.raises(VideoError, match="base64"):
             video_source.resolve_source(broken)
     with pytest.raises(VideoError, match="more than 2 bytes"):

@@ -1,7 +1,7 @@
 """Videos that come by address: fetched only when the caller says so, and never more than a limit."""
 
 import base64
-import binascii
+import http.client
 import urllib.error
 import urllib.request
 from typing import Any
@@ -31,7 +31,10 @@ def resolve_source(video: Any, *, allow_urls: bool = False, max_bytes: int = MAX
     """
     if not isinstance(video, str) or ":" not in video:
         return video
-    scheme = urlsplit(video).scheme.lower()
+    try:
+        scheme = urlsplit(video).scheme.lower()
+    except ValueError as error:
+        raise InputError(f"{video} is no address: {error}; give a path or an http(s) address") from error
     if scheme == "data":
         return _decode(video, max_bytes)
     if "://" not in video:
@@ -51,7 +54,7 @@ def _decode(url: str, max_bytes: int) -> bytes:
         raise VideoError(f"the data URL holds more than {max_bytes} bytes")
     try:
         return base64.b64decode(payload, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # of characters beyond ASCII, a plain one
         raise VideoError(f"the data URL is not base64: {error}") from error
 
 
@@ -67,7 +70,9 @@ def _download(url: str, max_bytes: int) -> bytes:
                 if size > max_bytes:
                     raise VideoError(f"{url} holds more than {max_bytes} bytes")
                 chunks.append(chunk)
-    except (urllib.error.URLError, OSError, ValueError) as error:
+            if response.length:  # what is still to come of the length that was announced
+                raise VideoError(f"{url} broke off after {size} bytes")
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         if isinstance(error, VideoError):
             raise
         raise VideoError(f"{url} cannot be downloaded: {error}") from error

@@ -52,7 +52,7 @@ def read_tracks(file: BinaryIO, name: str) -> list[TrackBoxes]:
                 movie = _matrix(_full_box(file, start, size), 36, 48)
             elif kind == b"tkhd":
                 body = _full_box(file, start, size)
-                (track_id,) = struct.unpack_from(">I", body, 20 if body[0] == 1 else 12)
+                (track_id,) = struct.unpack_from(">I", body, 20 if body[:1] == b"\x01" else 12)
                 tracks.append(_Track(track_id, _degrees(_product(_matrix(body, 40, 52), movie))))
             elif kind == b"tfhd":
                 (fragment_of,) = struct.unpack_from(">I", _full_box(file, start, size), 4)
@@ -117,7 +117,7 @@ def _walk(file: BinaryIO, num_bytes: int, name: str) -> Iterator[tuple[bytes, in
 
 def _full_box(file: BinaryIO, start: int, size: int) -> bytes:
     file.seek(start)
-    return file.read(min(size, 128))
+    return file.read(max(0, min(size, 128)))  # a header longer than its box leaves less than nothing
 
 
 def _matrix(body: bytes, offset: int, offset_64: int) -> tuple[float, float, float, float]:

@@ -31,6 +31,8 @@ MAX_PIXELS = 2**25
 """Default limit on the pixels of a frame: 8192 x 4096, so 8K video passes."""
 MAX_FRAMES = 5_000_000
 """Default limit on the frames of a video: 23 hours at 60 frames per second."""
+_MAX_SECONDS = 1e9
+"""What a tag may claim: 30 years; with more, the frames that are missing would be too many to count."""
 
 PYAV = int(av.__version__.split(".")[0])
 """Major version of PyAV; what it lacks before 18 costs time only."""
@@ -133,7 +135,7 @@ class OpenVideo:
             found = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
         except (ValueError, OverflowError):  # a tag is any text
             return None
-        return found if math.isfinite(found) else None
+        return found if abs(found) < _MAX_SECONDS else None
 
     @property
     def duration_seconds(self) -> float | None:

@@ -312,10 +312,12 @@ def _num_missing(opened: OpenVideo, seconds: np.ndarray) -> int:
         lacking = max(0, opened.claimed_bytes - opened.num_bytes)
         return round(len(seconds) * lacking / opened.num_bytes)
     step = float(seconds[-1] - seconds[0]) / (len(seconds) - 1)
+    if step <= 0:
+        return 0  # all at the same time: nothing to count by
     missing = claimed - float(seconds[-1]) - step
-    if opened.is_cut_off and step > 0:  # no doubt that there is a loss
+    if opened.is_cut_off:  # no doubt that there is a loss
         return max(0, round(missing / step))
-    return round(missing / step) if missing > max(1.0, 0.1 * claimed, 5 * step) > 0 else 0
+    return round(missing / step) if missing > max(1.0, 0.1 * claimed, 5 * step) else 0
 
 
 def _reader_of(table: PacketTable, opened: OpenVideo) -> PacketReader:

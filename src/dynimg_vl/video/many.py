@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from typing import TypeVar
 
 from ..errors import InputError
-from ..processes import end_with_parent
+from ..processes import end_at_once
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")
@@ -24,7 +24,7 @@ def look_at_all(look: Callable[[Job], Found], jobs: Iterable[Job], workers: int)
         yield from map(look, jobs)
         return
     remaining = iter(jobs)
-    with ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), end_at_once) as pool:
         try:
             while batch := list(islice(remaining, 64 * workers)):
                 yield from pool.map(look, batch, chunksize=16)

@@ -59,7 +59,10 @@ def _segment(file: BinaryIO) -> tuple[int, int | None] | None:
     header_size = _element_size(file)
     if header_size is None:
         return None
-    file.seek(header_size, 1)
+    start = file.tell() + header_size
+    if start > _size(file):
+        return None
+    file.seek(start)
     if file.read(4) != _SEGMENT:
         return None
     size = _element_size(file)
@@ -70,19 +73,28 @@ def _children(
     file: BinaryIO, start: int, stop: int | None, budget: Iterator[int]
 ) -> Iterator[tuple[bytes, int, int | None]]:
     """Yield the id of each element in a stretch, and where its body starts and stops (None: its size is unknown)."""
-    position = start
-    while (stop is None or position < stop) and next(budget, None) is not None:
+    position, size = start, _size(file)
+    stop = size if stop is None else min(stop, size)
+    while position < stop and next(budget, None) is not None:
         file.seek(position)
         first = file.read(1)
         if not first or not first[0] >> 4:  # an id has four bytes at most
             return
         kind = first + file.read(8 - first[0].bit_length())
-        size = _element_size(file)
+        length = _element_size(file)
         body = file.tell()
-        yield kind, body, None if size is None else body + size
-        if size is None:
+        yield kind, body, None if length is None else body + length
+        if length is None:
             return
-        position = body + size
+        position = body + length
+
+
+def _size(file: BinaryIO) -> int:
+    """Give the size of the file: some file systems refuse to seek far behind it, others do not."""
+    here = file.tell()
+    size = file.seek(0, 2)
+    file.seek(here)
+    return size
 
 
 def _bytes(file: BinaryIO, start: int, stop: int | None) -> bytes:

@@ -230,9 +230,10 @@ def _scene(
     first = 0 if start is None else int(np.searchsorted(pts, start, side="left"))
     stop = len(pts) if end is None else int(np.searchsorted(pts, end, side="right"))
     if first >= stop:
+        runs = index.span_seconds or (pts[0], pts[-1])  # of a long file, `pts` may hold the surroundings alone
         raise InputError(
             f"no frame lies in the clip from {_seconds(start, 'the start')} to {_seconds(end, 'the end')}; "
-            f"the video runs from {pts[0]:.2f} s to {pts[-1]:.2f} s"
+            f"the video runs from {runs[0]:.2f} s to {runs[1]:.2f} s"
         )
     start = index.start_seconds if start is None else max(start, index.start_seconds)
     end = index.end_seconds if end is None else min(end, index.end_seconds)
