@@ -7,7 +7,8 @@ import pytest
 
 import tiny
 from dynimg_vl import InputError
-from dynimg_vl.model import load_pretrained
+from dynimg_vl.model import DynImgForConditionalGeneration, load_pretrained
+from dynimg_vl.model.assembly import assemble
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,16 @@ def refused(folder):
 def test_a_file_that_is_not_what_it_should_be(folder, name, content):
     (folder / name).write_text(content)
     assert str(folder) in refused(folder)
+
+
+def test_code_that_comes_with_a_model_is_never_run_nor_offered(folder, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked whether to run it"))
+    (folder / "evil.py").write_text("raise SystemExit")
+    values = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}
+    (folder / "config.json").write_text(json.dumps(values))
+    assert "holds a 'evil' model, with code of its own, which is not run" in refused(folder)
+    with pytest.raises(InputError, match="which is not run"):
+        assemble(DynImgForConditionalGeneration, str(folder), str(folder))
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,23 @@ def test_another_model_is_named(tmp_path):
         examine(machine(), "owner/name")
 
 
+def test_a_model_that_cannot_be_built_and_an_adapter_alone_are_looked_at(tmp_path):
+    save_tiny(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    values = json.loads(path.read_text())
+    adapter = {"base_model_name_or_path": str(tmp_path / "model")}
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(adapter))
+    found = examine(machine(), str(tmp_path / "adapter"))["model"]
+    assert (found["problems"], found["image_size"]) == ([], 64)
+    path.write_text(json.dumps({**values, "projector_hidden_act": "geluu"}))
+    (problem,) = examine(machine(), str(tmp_path / "model"))["model"]["problems"]
+    assert "no model can be built" in problem
+    shutil.rmtree(tmp_path / "model")
+    (problem,) = examine(machine(), str(tmp_path / "adapter"))["model"]["problems"]
+    assert "holds an adapter of" in problem
+
+
 def test_this_machine_has_facts():
     found = this_machine()
     assert 0 < found.ram_available <= found.ram

@@ -8,11 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from dynimg_vl import InputError
@@ -180,12 +182,13 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(folder, tmp_p
     assert "takes 0.1 GB" in refusal(folder, tmp_path / "out")
 
 
-def test_a_disk_that_fills_up_leaves_nothing(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [partial(OSError, errno.ENOSPC), SafetensorError])
+def test_a_disk_that_fills_up_leaves_nothing(kind, folder, tmp_path, monkeypatch):
     written = []
 
     def full(tensors, path, **kwargs):
         if written:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise kind("No space left on device")
         written.append(path)
         save_file(tensors, path, **kwargs)
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from dynimg_vl.answering import Answerer
 from dynimg_vl.cli.app import dynimg_vl
 from dynimg_vl.model import create_model, load_pretrained
 from dynimg_vl.model.generation import answering_config
+from dynimg_vl.model.new_folder import new_folder
 from tiny import VIDEO_TOKEN_ID, tiny_config, tiny_inputs, tiny_model, tiny_processor, tiny_tokenizer
 
 GEOMETRY = {"num_dynimgs": 2, "num_prompt_frames": 2, "token_grid": 4, "patch_grid": 8}
@@ -84,6 +86,23 @@ def test_what_is_there_is_not_written_over(parts):
     result = CliRunner().invoke(dynimg_vl, arguments, standalone_mode=False)
     assert isinstance(result.exception, InputError)
     assert "exists already; choose another folder" in str(result.exception)
+
+
+def test_an_empty_folder_may_be_a_link_and_not_where_one_is(tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with new_folder(tmp_path / "link") as partial:
+        (partial / "a").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "a").exists()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InputError, match="the folder that you are in, which cannot be replaced"), new_folder(Path()):
+        pytest.fail("hours of work")
+    monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path / "disk")
+    (tmp_path / "disk").mkdir()
+    with pytest.raises(InputError, match="a mount point"), new_folder(tmp_path / "disk"):
+        pytest.fail("hours of work")
 
 
 def test_ends_are_kept_in_order_and_once():

@@ -105,13 +105,19 @@ def _runs(kind: str, device: Device) -> bool:
 
 def _examine_model(machine: Machine, model: str) -> dict[str, Any]:
     from ..model.footprint import footprint
-    from ..model.pretrained import located, read_config
+    from ..model.foreign import reading
+    from ..model.pretrained import described_by, located, read_config
 
     folder = Path(located(model))
     if not folder.is_dir():
         raise InputError(f"no such folder: {model}; doctor looks at what is here, and downloads nothing")
     try:
-        config = read_config(str(folder))
+        whole = Path(described_by(str(folder)))
+        if not whole.is_dir():
+            raise InputError(f"{folder} holds an adapter of {whole}, which is no folder here and was not looked at")
+        config = read_config(str(whole))
+        with reading(f"no model can be built as {whole} says"):
+            sizes = _sizes(machine, footprint(config))
     except InputError as error:
         return {"folder": str(folder), "problems": [f"{error}{_hint(folder)}"]}
     layout = config.layout
@@ -125,8 +131,8 @@ def _examine_model(machine: Machine, model: str) -> dict[str, Any]:
         "rope_axes": config.rope_axes,
         "vision_layers": config.vision_config.num_hidden_layers,
         "text_layers": config.text_config.num_hidden_layers,
-        **_sizes(machine, footprint(config)),
-        "problems": _problems(folder, config),
+        **sizes,
+        "problems": _problems(whole, config),
     }
 
 
@@ -147,7 +153,7 @@ def _problems(folder: Path, config: Any) -> list[str]:
 
     def processor() -> None:
         with reading(f"{folder} has no processor that can be read"):
-            found = DynImgProcessor.from_pretrained(folder)
+            found = DynImgProcessor.from_pretrained(folder, trust_remote_code=False)
         found.check_compatible(config)
 
     def weights() -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from transformers.generation import GenerationConfig
-from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
@@ -14,7 +13,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from ..errors import InputError
 from .chat_template import VIDEO_TOKEN
 from .configuration_dynimg import DynImgConfig
-from .foreign import check_model_name, reading
+from .foreign import check_model_name, read_auto_config, reading
 from .generation import answering_config
 from .new_folder import new_folder
 
@@ -52,7 +51,7 @@ def create_model(output: str | Path, vision: str, text: str, *, dtype: Any = "au
 
     check_model_name(text)
     with reading(f"{text} has no tokenizer that can be read"):
-        tokenizer = AutoTokenizer.from_pretrained(text)
+        tokenizer = AutoTokenizer.from_pretrained(text, trust_remote_code=False)
     video_token_id = tokenizer.get_vocab().get(VIDEO_TOKEN)
     if video_token_id is None:
         raise InputError(f"the tokenizer of {text} has no {VIDEO_TOKEN}; take a Qwen2.5")
@@ -137,7 +136,7 @@ def _vision_config(vision: str) -> Any:
 def _read_config(name: str) -> Any:
     check_model_name(name)
     with reading(f"{name} is no folder with a model and no model on the hub"):
-        return AutoConfig.from_pretrained(name)
+        return read_auto_config(name)
 
 
 def _load(model_class: Any, name: str, config: Any, dtype: torch.dtype | str) -> Any:

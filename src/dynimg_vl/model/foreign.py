@@ -4,6 +4,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
 from ..errors import InputError
 
@@ -30,6 +34,19 @@ def one_line(error: BaseException) -> str:
     """Give what an exception says on one line of bounded length, or its name where it says nothing."""
     said = " ".join(str(error).split())
     return (said if len(said) <= _LONGEST else f"{said[:_LONGEST]}...") or type(error).__name__
+
+
+def read_auto_config(name: str) -> Any:
+    """Read the configuration of any model that transformers knows; code that comes with a model is never run.
+
+    Raises:
+        InputError: where transformers does not know this kind of model.
+    """
+    values = PreTrainedConfig.get_config_dict(name)[0]
+    if "auto_map" in values and values.get("model_type") not in CONFIG_MAPPING:
+        # transformers would ask on the terminal whether it may run that code.
+        raise InputError(f"{name} holds a {values.get('model_type')!r} model, with code of its own, which is not run")
+    return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
 
 def check_model_name(name: str) -> None:

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.models.auto.configuration_auto import AutoConfig
 
 from ..errors import InputError
 from ..text_formats import load_json
 from .configuration_dynimg import DynImgConfig
-from .foreign import check_model_name, one_line, reading
+from .foreign import CONFIG_NAME, check_model_name, one_line, read_auto_config, reading
 from .modeling_dynimg import DynImgForConditionalGeneration
 from .processing_dynimg import DynImgProcessor
 from .quantization import quantized
@@ -45,11 +44,10 @@ def load_pretrained(
     device = _device(device)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else "auto"
-    # peft writes the adapter alone, our training the rest of a model beside it.
-    whole = _base_of(name) if _is_adapter(name) and not (Path(name) / "config.json").is_file() else name
+    whole = described_by(name)
     config = read_config(whole)
     with reading(f"{whole} has no processor that can be read"):
-        processor = DynImgProcessor.from_pretrained(whole)
+        processor = DynImgProcessor.from_pretrained(whole, trust_remote_code=False)
     if num_prompt_frames is not None:
         config.num_prompt_frames = num_prompt_frames
         processor.video_processor.num_prompt_frames = num_prompt_frames
@@ -88,13 +86,22 @@ def read_config(name: str) -> DynImgConfig:
     check_model_name(name)
     kind = "the folder has no model that can be read" if Path(name).is_dir() else "the hub gave none"
     with reading(f"no DynImg model at {name}, {kind}"):
-        config = AutoConfig.from_pretrained(name)
+        config = read_auto_config(name)
     if not isinstance(config, DynImgConfig):
         raise InputError(
             f"{name} holds a {config.model_type!r} model, not a DynImg; `dynimg-vl convert` makes one of a "
             "LLaVA-OneVision, `dynimg-vl init` of parts"
         )
     return config
+
+
+def described_by(name: str) -> str:
+    """Tell where the configuration of a model lies: peft writes an adapter alone, our training the rest beside it.
+
+    Raises:
+        InputError: where an adapter alone does not say which model it belongs to.
+    """
+    return _base_of(name) if _is_adapter(name) and not (Path(name) / CONFIG_NAME).is_file() else name
 
 
 def _is_adapter(name: str) -> bool:

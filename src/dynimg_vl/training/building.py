@@ -95,7 +95,7 @@ def read_tokenizer(settings: ModelSettings) -> PreTrainedTokenizerBase:
         return build_tokenizer()
     name = settings.tokenizer or settings.text
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"{name} has no tokenizer: {one_line(error)}") from error
     if VIDEO_TOKEN not in tokenizer.get_vocab():

@@ -89,7 +89,7 @@ def _read(folder: Path) -> Mapping[str, Tensor]:
 def _check_vocabulary(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     if (folder / "tokenizer.json").is_file():
         with reading(f"{folder} has no tokenizer that can be read"):
-            other = AutoTokenizer.from_pretrained(folder)
+            other = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if other.get_vocab() != tokenizer.get_vocab():
             raise InputError(
                 f"model: weights in {folder} belong to another vocabulary, so that its embeddings mean other words; "
