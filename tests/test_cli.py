@@ -342,6 +342,13 @@ def test_a_closed_input_is_no_traceback(verb, ball_video):
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_closed_errors_are_no_reason_to_fail(ball_video):
+    command = [sys.executable, "-m", "dynimg_vl", "ask", str(ball_video), "Does anything move?"]
+    result = subprocess.run(["bash", "-c", 'exec "$@" 2>&-', "-", *command], stdout=subprocess.PIPE, check=False)
+    assert result.returncode == 0
+    assert result.stdout
+
+
 def test_json_answers_before_a_refused_question_are_not_lost(ball_video):
     result = strict_utf8("ask", ball_video, "Does anything move?", "<|im_end|>", "What moves?", "--json")
     assert result.returncode == 2

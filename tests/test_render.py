@@ -1,5 +1,7 @@
 """The picture shows the frames that were chosen, at their places."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,14 @@ def test_pixels_of_the_dynimgs_are_shown_unchanged():
 def test_a_single_frame_has_a_timeline():
     dynimgs = load_dynimgs(colourful(1), fps=10, num_dynimgs=1)
     assert render_dynimgs(dynimgs).width >= 640
+
+
+def test_the_timeline_of_a_partial_index_is_that_of_the_video(monkeypatch):
+    words = []
+    monkeypatch.setattr("PIL.ImageDraw.ImageDraw.text", lambda self, at, text, *_, **__: words.append(text))
+    dynimgs = load_dynimgs(colourful(30), fps=10, num_dynimgs=1)
+    render_dynimgs(replace(dynimgs, index=replace(dynimgs.index, complete=False, span_seconds=(0.0, 600.0))))
+    assert {"0.00 s", "600.00 s", "I-frame looked up"} <= set(words)
 
 
 def test_describe_names_frames_and_times():

@@ -63,6 +63,17 @@ def test_rules_need_no_network_and_no_key(run, tmp_path):
     }
 
 
+def test_a_task_folder_named_from_within_has_the_same_cache(run, tmp_path, monkeypatch):
+    open_folder(tmp_path, ROWS)
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    with OpenAIServer(lambda body: YES) as server:
+        given = ("--base-url", server.base_url, "--judge-model", "local/one")
+        assert run("judge", folder, *given)[0] == 0
+        monkeypatch.chdir(folder)
+        assert "0 requests, 3 from the cache" in run("judge", ".", *given)[1]
+    assert not list(folder.glob(".judge-cache*"))
+
+
 def test_an_endpoint_end_to_end(run, tmp_path):
     open_folder(tmp_path, ROWS)
     dialogue_folder(tmp_path, 2)

@@ -183,6 +183,15 @@ def test_what_cannot_be_read_is_asked_again_then_recorded_and_never_a_zero(tmp_p
     assert len(server.requests) == 1 + 3 + 2 + 1
 
 
+def test_half_a_surrogate_pair_is_not_sent(tmp_path):
+    folder = open_folder(tmp_path, [("vid", "What?", "dog", "a \ud83d"), *rows(1)])
+    with OpenAIServer(verdict_of) as server:
+        result, judgements = judge_with(server, folder)
+    assert [judgement.state for judgement in judgements] == ["rejected", "judged"]
+    assert len(server.requests) == 1
+    assert result["counts"] == {"total": 2, "judged": 1, "rejected": 1}
+
+
 def test_refusals_and_rejected_requests_are_told_apart(tmp_path):
     folder = open_folder(tmp_path, rows(4))
 

@@ -200,6 +200,12 @@ def test_runs_are_compared_on_the_same_items_under_the_same_judge(run, two_runs)
     assert {one["task"] for one in found} == {"mvbench"}
 
 
+def test_answers_got_in_two_ways_are_not_compared(run, two_runs):
+    (two_runs[0] / "mvbench" / "result.json").write_text(json.dumps({"mode": "likelihood"}))
+    found = json.loads(run("report", *two_runs, "--json")[1])["comparisons"]
+    assert "mvbench" not in {one["task"] for one in found}
+
+
 def test_another_question_under_the_same_id_is_no_pair(run, two_runs):
     path = two_runs[1] / "mvbench" / "items.jsonl"
     path.write_text(path.read_text().replace("Where to?", "Where from?"))

@@ -129,3 +129,10 @@ def test_a_false_alarm_is_as_rare_as_the_p_value_says():
         second = [Scored(f"{v}/{q}", "s", f"v{v}", drift[v, q]) for v in range(30) for q in range(4)]
         alarms += compare(first, second).bootstrap_p < 0.1
     assert 1 <= alarms <= 14
+
+
+def test_a_comparison_averages_as_its_scores_do():
+    first = [Scored(f"{n}", "ab"[n == 3], f"v{n}", 0.0) for n in range(4)]
+    second = [Scored(one.id, one.stratum, one.cluster, 100.0 * (one.stratum == "b")) for one in first]
+    assert compare(first, second).difference.value == pytest.approx(25)
+    assert compare(first, second, "strata").difference.value == pytest.approx(50)

@@ -13,7 +13,7 @@ import miniature
 from dynimg_vl.errors import InputError
 from dynimg_vl.evaluation.items import Answered, Item, read_answered, read_items, write_items
 from dynimg_vl.evaluation.letters import parse_letter
-from dynimg_vl.evaluation.predict import Settings, predict_task
+from dynimg_vl.evaluation.predict import Settings, predict_task, read_outcome
 from dynimg_vl.evaluation.prompts import Prompt, read_prompt
 from dynimg_vl.evaluation.scoring import STATES, give_verdict, score_choices
 from dynimg_vl.evaluation.tasks import find_task
@@ -162,12 +162,19 @@ def test_stopped_anywhere_it_goes_on_to_the_same_file(tmp_path, mvbench, stops):
         ).read_text()
 
 
+def test_either_of_two_options_that_say_the_same_is_right():
+    item = Item("t/s/0", "t", "s", "v.mp4", "v", "q", "3", ("3", "4", "3"), 0)
+    assert give_verdict(Answered(item, (Prediction(item.id, "(C)"),))).state == "correct"
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 def test_several_processes_leave_what_one_does(tmp_path, mvbench, order):
     outcomes = [
         predict_task(MVBENCH, mvbench, FakeEngine(says), tmp_path / "shared", shard=(index, 3)) for index in order
     ]
+    assert [outcome.is_joined for outcome in outcomes] == [False, False, True]
     assert [outcome.result is None for outcome in outcomes] == [True, True, False]
+    assert read_outcome(MVBENCH, tmp_path / "shared" / "mvbench") == outcomes[-1]
     alone = predict_task(MVBENCH, mvbench, FakeEngine(says), tmp_path / "alone")
     assert {**outcomes[-1].result, "date": ""} == {**alone.result, "date": ""}
     for name in ("predictions.jsonl", "items.jsonl", "verdicts.jsonl"):

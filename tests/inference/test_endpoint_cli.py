@@ -175,6 +175,23 @@ except SystemExit as stop:
     assert (result.returncode, result.stdout) == (0, "yes\n"), result.stderr
 
 
+def test_an_endpoint_that_lists_no_models_is_asked_about_one_that_is_named(run, monkeypatch):
+    monkeypatch.setattr("openai_server._Handler.do_GET", lambda self: self._send(404, b'{"detail": "Not Found"}'))
+    with OpenAIServer() as server:
+        code, _, err = run("What?", "--endpoint", server.base_url)
+        assert code == 2
+        assert "does not tell which models it serves; check the address, or name a model with --endpoint-model" in err
+        assert run("What?", "--endpoint", server.base_url, "--endpoint-model", "m")[:2] == (0, "yes\n")
+
+
+def test_what_the_environment_holds_for_openai_goes_nowhere_else(run, monkeypatch):
+    for name, value in (("ORG_ID", "mine"), ("PROJECT_ID", "mine"), ("CUSTOM_HEADERS", "X-Gateway: mine")):
+        monkeypatch.setenv(f"OPENAI_{name}", value)
+    with OpenAIServer() as server:
+        assert run("What?", "--endpoint", server.base_url)[0] == 0
+    assert not any("mine" in headers.values() for headers in server.headers)
+
+
 def test_of_several_models_one_must_be_named(run, monkeypatch):
     monkeypatch.setattr("dynimg_vl.inference.chat_client.ChatClient.models", lambda self: ["small", "large"])
     code, _, err = run("What?", "--endpoint", "http://127.0.0.1:9")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..errors import InputError
+from .lasting import lasting_output
 from .options import emit_json, json_option
 from .progress import progress_bar
 
@@ -64,7 +65,8 @@ def ablate(
     options += ([] if arms is None else ["--arms", arms]) + (["--own-collages"] if own_collages else [])
     options += [] if base is None else ["--base", base]
     command = shlex.join(["dynimg-vl", "ablate", table, *options, "-o", "OUT"])
-    with progress_bar("runs") as progress, contextlib.redirect_stdout(sys.stderr):  # the trainer prints its log
+    with lasting_output(), progress_bar("runs") as progress, contextlib.redirect_stdout(sys.stderr):
+        # The trainer prints its log.
         outcome = run_experiment(experiment, output, command, progress)
     if outcome.stopped_by:
         click.echo(

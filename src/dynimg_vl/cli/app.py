@@ -2,6 +2,7 @@
 
 import gc
 import io
+import os
 import sys
 import warnings
 
@@ -36,6 +37,8 @@ for verb in (index, show, attend, ask, chat, init, convert, doctor, data, train,
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 a mistake in the input (one line on stderr), 130 interrupted."""
     warnings.showwarning = _print_warning
+    if sys.stderr is None:  # closed, as under a daemon
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
     _take_any_bytes()
     code = _run(arguments)
     # At its end Python collects everything once more: 0.9 s of a 4.7 s run, after torch and transformers.

@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..text_formats import json_bytes
 from .batch import BATCH_SIZE, WORKERS
 from .endpoint import OF_OWN_MODELS, endpoint_options, make_engine, split_endpoint
+from .lasting import lasting_output
 from .local import make_local_engine, place_among_processes
 from .options import (
     counted,
@@ -85,7 +86,7 @@ def run(
     Stopped and started again, it goes on where it was. Under `accelerate launch` or `torchrun`, the processes share the
     work. Open-ended answers are judged afterwards, by `dynimg-vl judge OUT`.
     """
-    from ..evaluation.predict import Settings, predict_task
+    from ..evaluation.predict import Settings, predict_task, read_outcome
     from ..evaluation.prompts import read_prompt
     from ..evaluation.tasks import find_task
 
@@ -99,16 +100,19 @@ def run(
     if endpoint is not None and mode != MODES[0]:
         raise InputError(f"--mode {mode} compares likelihoods, which endpoints do not tell; leave it out")
     shard, local_rank = place_among_processes()
+    is_alone = shard[1] == 1
     engine = _engine(endpoint, local_rank, **options)
     outcomes = []
-    for task in chosen:
-        settings = Settings(mode, own[task.name], limit, retry_errors=not keep_errors)
-        with progress_bar(task.name) as progress:
-            outcomes.append(predict_task(task, data, engine, output, settings, shard=shard, progress=progress))
-        if not as_json:
-            click.echo("\n".join(_lines(outcomes[-1])))
-    if as_json:
-        emit_json([outcome.describe() for outcome in outcomes])
+    with lasting_output():
+        for task in chosen:
+            settings = Settings(mode, own[task.name], limit, retry_errors=not keep_errors)
+            with progress_bar(task.name) as progress:
+                outcomes.append(predict_task(task, data, engine, output, settings, shard=shard, progress=progress))
+            if not as_json and (is_alone or outcomes[-1].is_joined):  # of several processes, the last one says it
+                click.echo("\n".join(_lines(outcomes[-1])))
+        if as_json and (is_alone or outcomes[-1].is_joined):  # where the last task is joined, so are the others
+            known = [each if is_alone or each.is_joined else read_outcome(each.task, each.folder) for each in outcomes]
+            emit_json([outcome.describe() for outcome in known])
 
 
 @evaluate.command()

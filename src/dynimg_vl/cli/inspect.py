@@ -80,7 +80,7 @@ def show(
 ) -> None:
     """Draw the timeline of VIDEO and its DynImgs into a picture; needs no model.
 
-    The timeline has all I-frames, the chosen keyframes and their prompt frames.
+    The timeline has the I-frames (of a long video, those looked up), the chosen keyframes and their prompt frames.
     """
     require_local(video)
     from ..layout import DynImgLayout

@@ -110,7 +110,9 @@ def _with_endpoint(
     paid = known if price is None else Price(*_parse_price(price), date.today().isoformat())
     prompts = read_prompts(judge_prompt)
     client = ChatClient(judge_model, _key(base_url), base_url, Patience(timeout_seconds=timeout))
-    paths = [cache or (plan.folder.parent if out == plan.folder else out) / _CACHE for out, plan in plans]
+    # By absolute paths: `.` has no parent of its own. Links are left, as what lies beside them is meant.
+    folders = [(Path(os.path.abspath(out)), Path(os.path.abspath(plan.folder))) for out, plan in plans]
+    paths = [cache or (folder.parent if out == folder else out) / _CACHE for out, folder in folders]
     results = []
     with ExitStack() as stack:
         caches = {path: stack.enter_context(closing(JudgeCache(path))) for path in dict.fromkeys(paths)}

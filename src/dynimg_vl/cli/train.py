@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import InputError
+from .lasting import lasting_output
 from .options import emit_json, json_option
 
 if TYPE_CHECKING:
@@ -38,15 +39,21 @@ def train(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> int:
         launch = Launch(*(int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")))
     except ValueError as error:
         raise InputError("WORLD_SIZE and LOCAL_WORLD_SIZE must be numbers; start with torchrun") from error
-    with contextlib.redirect_stdout(sys.stderr):  # the trainer prints its log, and the output is for the result
-        result = train(described, launch)
-    if result.is_main and as_json:
-        model = None if result.model is None else str(result.model)
-        facts = {"model": model, "step": result.step, "num_steps": result.num_steps, "loss": result.loss}
-        emit_json({**facts, "stopped_by": result.stopped_by, "samples": dict(result.samples)})
-    elif result.is_main:
-        _say(result)
+    with lasting_output():
+        with contextlib.redirect_stdout(sys.stderr):  # the trainer prints its log, and the output is for the result
+            result = train(described, launch)
+        if result.is_main:
+            _tell(result, as_json=as_json)
     return INTERRUPTED if result.stopped_by else 0
+
+
+def _tell(result: "TrainResult", *, as_json: bool) -> None:
+    if not as_json:
+        _say(result)
+        return
+    model = None if result.model is None else str(result.model)
+    facts = {"model": model, "step": result.step, "num_steps": result.num_steps, "loss": result.loss}
+    emit_json({**facts, "stopped_by": result.stopped_by, "samples": dict(result.samples)})
 
 
 def _say(result: "TrainResult") -> None:

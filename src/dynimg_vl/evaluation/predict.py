@@ -19,7 +19,7 @@ from ..inference.records import digest_of_requests, read_predictions
 from ..inference.requests import Engine, Request
 from ..inference.run import run
 from ..text_formats import json_bytes, load_json
-from .items import RESULT_FILE, RUN_FILE, VERDICTS_FILE, Item, read_answered, request_ids, write_items
+from .items import RESULT_FILE, RUN_FILE, VERDICTS_FILE, Answered, Item, read_answered, request_ids, write_items
 from .prompts import Prompt, letter_of
 from .scoring import give_verdict, score_choices
 from .tasks import Loaded, Task
@@ -47,13 +47,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Hold how a task stands: counts of states, and the result of a task with options, None while parts are open."""
+    """Hold how a task stands: counts of states, and the result of a task with options, None while parts are open.
+
+    Parts are open (`is_joined` is False) until the last of several processes is done; counts leave out what is in them.
+    """
 
     task: Task
     folder: Path
     counts: dict[str, int]
     result: dict[str, Any] | None
     is_complete: bool
+    is_joined: bool = True
 
     def describe(self) -> dict[str, Any]:
         """Give everything in values that JSON knows."""
@@ -234,15 +238,10 @@ def _folder(out: Path, task: Task) -> Path:
 def _conclude(task: Task, folder: Path, prompt: Prompt, settings: Settings, loaded: Loaded, is_joined: bool) -> Outcome:
     """Count what came of the items, score what needs no judge, and add it to the record of the run."""
     answered = read_answered(folder)
-    states = Counter(one.state for one in answered)
-    counts = {
-        "items": len(answered),
-        "official": task.official_count,
-        **{state: states[state] for state in ("answered", "failed", "missing", "pending")},
-    }
-    is_complete = len(answered) == task.official_count and states["answered"] == len(answered)
+    counts = _counts(task, answered)
+    is_complete = counts["items"] == counts["official"] == counts["answered"]
     if not is_joined:
-        return Outcome(task, folder, counts, None, False)
+        return Outcome(task, folder, counts, None, False, is_joined=False)
     facts = {
         "data": str(loaded.root),
         "limit": settings.limit,
@@ -269,6 +268,24 @@ def _conclude(task: Task, folder: Path, prompt: Prompt, settings: Settings, load
         replace_file(folder / VERDICTS_FILE, b"".join(json_bytes(vars(verdict)) + b"\n" for verdict in verdicts))
         replace_file(folder / RESULT_FILE, _pretty(result))
     return Outcome(task, folder, counts, result, is_complete)
+
+
+def _counts(task: Task, answered: Sequence[Answered]) -> dict[str, int]:
+    states = Counter(one.state for one in answered)
+    named = {state: states[state] for state in ("answered", "failed", "missing", "pending")}
+    return {"items": len(answered), "official": task.official_count, **named}
+
+
+def read_outcome(task: Task, folder: Path) -> Outcome:
+    """Read how a task stands that another process has brought to its end.
+
+    Raises:
+        InputError: where a file in the folder is damaged.
+    """
+    counts = _counts(task, read_answered(folder))
+    path = folder / RESULT_FILE
+    result = load_json(path.read_bytes()) if task.kind == "choice" and path.exists() else None
+    return Outcome(task, folder, counts, result, counts["items"] == counts["official"] == counts["answered"])
 
 
 def _pretty(value: Any) -> bytes:

@@ -116,6 +116,10 @@ class ChatClient:
             )
         except Exception as error:  # of its HTTP library, which has a class of its own for an address that is none
             raise InputError(f"cannot use the endpoint {self.endpoint}: {self._line(error)}") from error
+        if self._client.base_url.host != "api.openai.com":
+            # Read from OPENAI_ORG_ID, OPENAI_PROJECT_ID and OPENAI_CUSTOM_HEADERS, and no business of other servers.
+            self._client.organization = self._client.project = None
+            self._client._custom_headers = {}
         self._lock = threading.Lock()
         self._num_failures = 0
 
@@ -171,6 +175,8 @@ class ChatClient:
 
         try:
             return [str(model.id) for model in self._client.models.list().data]
+        except openai.NotFoundError as error:
+            raise ChatError("unreachable", f"{self.endpoint} does not tell which models it serves") from error
         except openai.OpenAIError as error:
             translated = self._translated(error)
             if isinstance(translated, _TransientError):

@@ -16,7 +16,9 @@ COORDINATE_CELL = 64
 
 
 def render_dynimgs(dynimgs: "DynImgs", *, overlay: bool = False, title: str = "") -> Image.Image:
-    """Draw a timeline with all I-frames, keyframes and prompt frames, and below it every DynImg with its times.
+    """Draw a timeline of I-frames, keyframes and prompt frames, and below it every DynImg with its times.
+
+    Of a long video, the timeline has the I-frames that were looked up, not all.
 
     Args:
         dynimgs: what `load_dynimgs` returned.
@@ -54,7 +56,7 @@ def render_dynimgs(dynimgs: "DynImgs", *, overlay: bool = False, title: str = ""
 def _draw_timeline(draw: ImageDraw.ImageDraw, dynimgs: "DynImgs", box: tuple[int, int, int, int]) -> None:
     left, top, right, bottom = box
     seconds = dynimgs.index.pts_seconds
-    start, end = float(seconds[0]), float(max(dynimgs.index.duration_seconds, seconds[-1]))
+    start, end = dynimgs.index.start_seconds, max(dynimgs.index.end_seconds, float(seconds[-1]))
     span = max(end - start, 1e-6)
 
     def x_of(time: float) -> float:
@@ -74,7 +76,11 @@ def _draw_timeline(draw: ImageDraw.ImageDraw, dynimgs: "DynImgs", box: tuple[int
         draw.text((x, line - 24), f"{number}", KEYFRAME, font(13), anchor="ms")
     for time, anchor in ((start, "ls"), (end, "rs")):
         draw.text((x_of(time), bottom - 18), f"{time:.2f} s", FAINT, font(12), anchor=anchor)
-    legend = [("keyframe", KEYFRAME), ("prompt frame", PROMPT), ("I-frame", FAINT)]
+    legend = [
+        ("keyframe", KEYFRAME),
+        ("prompt frame", PROMPT),
+        ("I-frame" if dynimgs.index.complete else "I-frame looked up", FAINT),
+    ]
     if dynimgs.layout.num_prompt_frames == 0:
         legend.pop(1)
     x = left

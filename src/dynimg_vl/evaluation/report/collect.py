@@ -78,8 +78,8 @@ class Measured:
         return self.counts["scored"]
 
     def is_comparable(self, other: "Measured") -> bool:
-        """Tell whether both were judged alike: by the same judge, model, wording and endpoint."""
-        names = ("name", "model", "models_returned", "endpoint", "prompt")
+        """Tell whether both were judged alike: by the same judge, model, wording and endpoint, and in the same mode."""
+        names = ("name", "model", "models_returned", "endpoint", "prompt", "mode")
         return self.task.name == other.task.name and all(self.facts.get(n) == other.facts.get(n) for n in names)
 
 
