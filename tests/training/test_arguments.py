@@ -149,6 +149,20 @@ def test_checkpointing_is_never_reentrant():
         build_arguments({**BASE, "gradient_checkpointing_kwargs": {"use_reentrant": True}})
 
 
+def test_lora_and_frozen_can_be_switched_off_from_the_command_line():
+    assert build_arguments({**BASE, "lora": False}).lora is None
+    for value, meant in ((None, []), (False, []), ("*theta", ["*theta"]), (["a", "b"], ["a", "b"])):
+        assert build_arguments({**BASE, "frozen": value}).frozen == meant
+    with pytest.raises(InputError, match="lora must be a section of settings, or false for none; got True"):
+        build_arguments({**BASE, "lora": True})
+
+
+def test_label_smoothing_is_refused():
+    # transformers would not shift the labels of a class that it does not know.
+    with pytest.raises(InputError, match="label_smoothing_factor is not offered"):
+        build_arguments({**BASE, "label_smoothing_factor": 0.1})
+
+
 def test_one_process_uses_one_gpu_of_several(monkeypatch):
     # Transformers takes all of them, and splits every tensor of a batch among them.
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)

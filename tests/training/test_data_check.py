@@ -9,6 +9,7 @@ from dynimg_vl.cli.app import main
 from dynimg_vl.errors import InputError
 from dynimg_vl.training.data import check
 from dynimg_vl.training.data.check import check_mixture
+from dynimg_vl.training.data.frame_groups import FrameRequest
 from dynimg_vl.training.data.mixture import read_mixture
 from entries import chat, entry
 from runs import die
@@ -154,3 +155,9 @@ def test_text_alone_needs_no_videos(tmp_path, clips, write_mixture):
     (source,) = check_mixture(read_mixture(write_mixture(a=[chat("Hi", "Hello")]))).sources
     assert (source.num_samples, source.num_videos, source.median_seconds) == (1, 0, None)
     assert source.differences == ()
+
+
+def test_a_path_that_cannot_be_looked_at_is_one_of_the_findings():
+    found = check.check_video(("a sentence " * 99, []), request=FrameRequest())
+    assert found.path == "a sentence " * 99
+    assert found.state in ("unreadable", "missing")  # from Python 3.14 on, a name that is too long is that of no file

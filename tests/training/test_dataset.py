@@ -199,6 +199,8 @@ def test_pixels_are_augmented_and_composed_as_written_out(processor):
         ("en sentido antihorario", False),
         ("Va verso destra", False),
         ("O carro vira à esquerda", False),
+        ("Gira no sentido horário", False),
+        ("no sentido anti-horário", False),
         ("Машина едет налево", False),
         ("汽车向左转吗", False),
         ("逆时针旋转", False),
@@ -220,6 +222,18 @@ def test_safe_flips_nothing_that_speaks_of_sides(processor, said, is_safe):
 def test_unknown_flip(write_mixture, processor):
     with pytest.raises(InputError, match="flip must be one of paper, off, safe, got 'no'"):
         dataset(write_mixture(a=[good(0)]), processor, flip="no")
+
+
+def test_pixels_are_normalised_as_the_processor_says():
+    mean, std = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
+    processor = tiny_processor(tiny_config(), image_mean=mean, image_std=std)
+    wanted = ((0.2 - torch.tensor(mean)) / torch.tensor(std))[:, None, None].expand(2, 3, 64, 64)
+    sample = Sample(({"role": "user", "content": [{"type": "text", "text": "What?"}]},), (), "s", 1)
+    pixels = GroupPixels(processor, DatasetOptions(augment=False))
+    made = pixels(sample, [np.full((2, 3, 32, 32, 3), 51, np.uint8)], np.random.default_rng(0))
+    torch.testing.assert_close(made["pixel_values_videos"], wanted, rtol=0, atol=1e-5)
+    flat = torch.full((2, 3, 64, 64), 51, dtype=torch.uint8)
+    torch.testing.assert_close(processor.video_processor.normalise(flat), wanted, rtol=0, atol=1e-5)
 
 
 # --- weights --------------------------------------------------------------------------------------------------------

@@ -47,6 +47,8 @@ def test_the_model_is_unchanged_at_the_start():
         ({"rank": 4}, "unknown key 'rank'"),
         ({"r": 0}, "r must be at least 1"),
         ({"dropout": 1.0}, "dropout must lie in"),
+        ({"target_modules": None}, "target_modules must be names of layers, got None"),
+        ({"target_modules": [5]}, r"target_modules must be names of layers, got \[5\]"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(values, words):

@@ -296,6 +296,25 @@ def test_two_processes_with_what_is_learnt_beside_are_accumulated_batches(recipe
     assert max((value - ends[1][name]).abs().max().item() for name, value in ends[0].items()) < 1e-4
 
 
+def test_the_best_of_one_checkpoint_is_no_mistake_at_the_end(recipe_of, tmp_path):
+    best = {"eval_strategy": "steps", "eval_steps": 3, "metric_for_best_model": "exact"}
+    train_here(recipe_of(output="one", stages=[STAGES[1]], save_steps=3, save_total_limit=1, **best))
+    assert is_complete(tmp_path / "one" / "model")
+
+
+def test_checkpointing_is_refused(recipe_of):
+    with pytest.raises(InputError, match=r"gradient_checkpointing is not for data\.world"):
+        train_here(recipe_of(output="one"), gradient_checkpointing=True)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_text_alone(recipe_of, tmp_path):
+    # The heads have no part in it.
+    recipe = recipe_of(output="two", stages=[STAGES[1]], num_processes=2, **TEXT_ONLY)
+    train_there(recipe, num_processes=2)
+    assert len(steps_of(tmp_path / "two")) == STAGES[1]["steps"]
+
+
 @pytest.mark.slow
 def test_two_processes_learn_in_steps_without_text(recipe_of, tmp_path):
     # The language model has no part in them, which DistributedDataParallel takes for a mistake unless it is told.

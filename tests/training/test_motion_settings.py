@@ -141,12 +141,13 @@ def test_a_limit_of_minus_one_is_none_as_transformers_has_it(read):
     assert read({"training.max_steps": -1}).training["max_steps"] == 5
 
 
-def test_the_language_model_may_have_no_part_in_a_step_of_several_processes(read):
+def test_part_of_the_model_may_have_no_part_in_a_step_of_several_processes(read):
     recipe = read()
-    assert recipe.schedule.stages[0].losses.text == 0
+    assert recipe.schedule.stages[0].losses.text == 0  # the language model
     assert recipe.training["ddp_find_unused_parameters"] is True
-    with_text = read({"stages.0.losses.text": 1.0, "stages.0.batch.num_questions": 1})
-    assert "ddp_find_unused_parameters" not in with_text.training
+    with_text = read({"stages.0.losses.text": 1.0, "stages.0.batch.num_questions": 1})  # heads whose losses are off
+    assert with_text.training["ddp_find_unused_parameters"] is True
+    assert read({"training.ddp_find_unused_parameters": False}).training["ddp_find_unused_parameters"] is False
 
 
 def test_weights_go_with_parts_and_not_with_a_model(read):

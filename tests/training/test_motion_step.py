@@ -21,15 +21,15 @@ from dynimg_vl.training.motion.data import (
     BatchPlan,
     MotionBatch,
     MotionDataset,
-    Packer,
     View,
     frame_times,
     look_at_one,
     prompt_times,
 )
+from dynimg_vl.training.motion.packing import Packer
 from dynimg_vl.training.motion.settings import DENSE, OF_MOTION, Lesson, LossWeights, Schedule, Stage, WorldSettings
 from dynimg_vl.training.motion.staged_data import StagedDataset, as_sample
-from dynimg_vl.training.motion.step import exact_matches
+from dynimg_vl.training.motion.step import exact_matches, frame_patches
 from dynimg_vl.training.motion.tokenizer import build_tokenizer
 from motion_runs import tiny_learner
 
@@ -413,3 +413,22 @@ def test_exact_matches_need_every_token(tokenizer):
     assert exact_matches(correct, packed) == {"anything": (1, 1), "count": (1, 1)}
     correct[1, int((packed.labels[1] != -100).float().argmax())] = False
     assert exact_matches(correct, packed) == {"anything": (1, 1), "count": (0, 1)}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_every_patch_has_the_truth_about_its_own_place(count, tokenizer):
+    learner = tiny_learner(tokenizer, num_prompt_frames=count)
+    assert torch.equal(frame_patches(learner.layout)[learner.frame_rank], torch.arange(64))
+
+
+def test_camera_and_direction_are_read_off_all_dynimgs_of_a_clip(tokenizer, bank):
+    learner = tiny_learner(tokenizer, num_dynimgs=3)
+    batch = batch_of(learner, bank, None, BatchPlan(16, 8, 0))
+    with torch.no_grad():
+        losses, _ = learner.losses(batch)
+        read = learner.heads(learner.encode(batch.pixels, batch.keep_tokens)[0])
+    for name, known in (("camera", batch.camera_id), ("direction", batch.direction_id)):
+        logits = torch.stack([read[name][3 * clip : 3 * clip + 3].mean(0) for clip in range(16)])
+        there = known >= 0
+        assert there.any()
+        assert float(losses[name]) == pytest.approx(float(F.cross_entropy(logits[there], known[there])), rel=1e-4)

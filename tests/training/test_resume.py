@@ -208,6 +208,34 @@ def test_a_finished_run_that_is_started_again_changes_nothing(stopped):
     assert same_weights(weights(folder / "model"), before)
 
 
+def test_going_back_beside_later_checkpoints_is_refused(recipe_of, tmp_path):
+    recipe = recipe_of(samples_about_clips(8), save_strategy="steps", save_steps=2, save_total_limit=2)
+    train_here(recipe)
+    with pytest.raises(InputError, match=r"holds checkpoint-4, later than .*checkpoint-2; choose another output_dir"):
+        train_here(recipe, resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    elsewhere = {
+        "output_dir": str(tmp_path / "again"),
+        "resume_from_checkpoint": str(tmp_path / "run" / "checkpoint-2"),
+    }
+    assert train_here(recipe, **elsewhere).step == 4
+
+
+def test_a_run_that_ended_within_an_epoch_is_at_its_end(recipe_of, tmp_path):
+    # 12 samples in batches of 4: step 4 is the first of three of the second epoch.
+    recipe = recipe_of(samples_about_clips(12), lr_scheduler_type="constant", save_strategy="steps", save_steps=4)
+    before = weights(train_here(recipe).model)
+    again = train_here(recipe)
+    assert again.step == 4
+    assert same_weights(weights(again.model), before)
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-4"
+
+
+def test_a_checkpoint_at_the_end_of_an_epoch_comes_with_a_line_of_the_log(recipe_of, tmp_path):
+    train_here(recipe_of(samples_about_clips(8), save_strategy="epoch", logging_steps=3))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {2, 4} <= {row["step"] for row in rows if "loss" in row}
+
+
 @pytest.mark.slow
 def test_killed_ten_times_the_loss_curve_is_that_of_an_uninterrupted_run(recipe_of, tmp_path):
     settings = {"max_steps": 120, "save_strategy": "steps", "save_steps": 3, "save_total_limit": 2}

@@ -9,6 +9,7 @@ import tarfile
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -19,12 +20,19 @@ from dynimg_vl.cli.app import main
 from dynimg_vl.training.data import shard_building
 from dynimg_vl.training.data.annotations import Clip
 from dynimg_vl.training.data.dataset import DatasetOptions, VideoTextDataset
-from dynimg_vl.training.data.frame_groups import FrameRequest, load_candidates, load_frame_groups, select_candidates
+from dynimg_vl.training.data.frame_groups import (
+    FrameRequest,
+    candidate_frames,
+    load_candidates,
+    load_frame_groups,
+    select_candidates,
+)
 from dynimg_vl.training.data.mixture import read_mixture
 from dynimg_vl.training.data.sample_source import open_samples
 from dynimg_vl.training.data.shard_building import BuildOptions, ShardJob, ShardPlan, build_on_ray, build_shards
 from dynimg_vl.training.data.shard_format import PictureFormat
-from dynimg_vl.video import index_video, select_frame_groups
+from dynimg_vl.video import FrameIndex, index_video, select_frame_groups
+from dynimg_vl.video.selection import plan_selection
 from entries import chat, entry
 from runs import die
 from synthetic import frame_number, write_video
@@ -77,6 +85,14 @@ def test_selection_from_candidates_is_selection_from_the_file(tmp_path, num_fram
         assert [group[0] for group in chosen] == [group.keyframe for group in from_file]
         if per_gap == 100:
             assert chosen == [list(group.indices) for group in from_file]
+
+
+def test_candidates_that_are_thinned_are_spread_over_their_gap():
+    plan = plan_selection(FrameIndex.regular(150, fps=24, gop_size=1))
+    numbers = candidate_frames(plan, FrameRequest(), 3)
+    for left, right in pairwise(plan.bounds):
+        pool = [number for number in plan.candidates.tolist() if left < number < right]
+        assert [pool.index(number) * 3 // len(pool) for number in numbers if left < number < right] == [0, 1, 2]
 
 
 # --- building and reading -------------------------------------------------------------------------------------------

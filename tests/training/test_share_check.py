@@ -9,13 +9,14 @@ from dynimg_vl.training.data.dataset import DatasetOptions, VideoTextDataset
 from dynimg_vl.training.data.sample_source import open_samples
 from dynimg_vl.training.data.sample_status import DataError
 from dynimg_vl.training.data.share_check import CheckShareOfAll
+from dynimg_vl.training.run import report_samples
 from entries import entry
 from runs import samples_about_clips, train_there
 
 pytest_plugins = ["run_fixtures"]
 
 
-def test_what_each_process_found_counts_once(write_mixture, processor):
+def test_what_each_process_found_counts_once(write_mixture, processor, tmp_path):
     recipe = write_mixture(a=[entry("clip0.mp4", ("", f"{n}?", "a")) for n in range(10)])
     mine, other = (
         VideoTextDataset(open_samples(recipe), processor, DatasetOptions(allowed_share=0.1)) for _ in range(2)
@@ -31,6 +32,8 @@ def test_what_each_process_found_counts_once(write_mixture, processor):
     with pytest.raises(DataError, match=r"2 of 10 samples cannot be used, over the allowed share of 0\.1"):
         check.check()
     assert mine.status.counts() == {"unseen": 9, "unreadable": 1}  # the counts of each stay its own
+    trainer = SimpleNamespace(accelerator=accelerator, args=SimpleNamespace(output_dir=str(tmp_path), process_index=0))
+    assert report_samples(mine, trainer) == {"unreadable": 1, "missing": 1}
     accelerator.num_processes = 1
     check.check()
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from transformers import Qwen2ForCausalLM, SiglipVisionModel
 
 from dynimg_vl.errors import InputError
@@ -23,7 +24,7 @@ from dynimg_vl.training.parameter_groups import freeze, master_weights, paramete
 from dynimg_vl.training.recipe import TrainRecipe
 from dynimg_vl.training.run import Launch, check_devices
 from dynimg_vl.training.sampling import EpochSampler
-from runs import after_step, curve, samples_about_clips, stop_after, train_here, weights
+from runs import after_step, command, curve, environment, samples_about_clips, stop_after, train_here, weights
 from tiny import tiny_config, tiny_inputs, tiny_model, tiny_tokenizer
 
 pytest_plugins = ["run_fixtures"]
@@ -295,6 +296,40 @@ def test_broken_samples_are_counted_and_listed(recipe_of, tmp_path):
     assert result.samples["missing"] == 1
     rows = (tmp_path / "run" / "broken_samples_0.jsonl").read_text().splitlines()
     assert [json.loads(row)["reason"] for row in rows] == ["missing"]
+
+
+def test_broken_samples_of_odd_names_are_listed_too(recipe_of, tmp_path):
+    """A name that is no UTF-8, as JSON escapes it, and one that no file system takes."""
+    samples = samples_about_clips(8)
+    samples[3]["messages"][0]["content"][0]["video"] = "\udce9.mp4"
+    samples[4]["messages"][0]["content"][0]["video"] = "a sentence " * 99
+    result = train_here(recipe_of(samples, max_steps=2), **{"data.allowed_share": 0.5})
+    assert result.samples["missing"] + result.samples.get("unreadable", 0) == 2
+    assert is_complete(result.model)
+    rows = map(json.loads, (tmp_path / "run" / "broken_samples_0.jsonl").read_bytes().splitlines())
+    assert {row["videos"][0].rpartition("/")[2] for row in rows} == {"\udce9.mp4", "a sentence " * 99}
+
+
+def test_one_run_at_a_time_is_in_a_folder(recipe_of, tmp_path, monkeypatch):
+    monkeypatch.setattr("dynimg_vl.training.run._PATIENCE", 0.0)
+    recipe = recipe_of(samples_about_clips(4), max_steps=1)
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".train.lock"), pytest.raises(InputError, match="another process trains in"):
+        train_here(recipe)
+    assert train_here(recipe).step == 1
+
+
+def test_training_outlives_whoever_reads_along(recipe_of, tmp_path):
+    recipe = recipe_of(samples_about_clips(8), save_strategy="steps", save_steps=4)
+    ends = [os.pipe() for _ in range(2)]
+    for reader, _ in ends:
+        os.close(reader)
+    out, err = (writer for _, writer in ends)
+    assert subprocess.run(command(recipe), env=environment(), stdout=out, stderr=err, check=False).returncode == 0
+    assert is_complete(tmp_path / "run" / "model")
+    assert is_complete(tmp_path / "run" / "checkpoint-4")
+    for _, writer in ends:
+        os.close(writer)
 
 
 def test_what_was_found_broken_before_a_resumption_still_counts(recipe_of, tmp_path, monkeypatch):

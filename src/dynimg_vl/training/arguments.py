@@ -50,7 +50,7 @@ class DynImgTrainingArguments(TrainingArguments):
         optim: one of transformers', or "muon": Muon for the matrices of the layers, AdamW for the rest.
         muon_learning_rate: of those matrices, with `optim: muon`.
         frozen: patterns (`*` and `?`) over the names of parameters that do not learn; each has to match something.
-        lora: settings of `LoraSettings`; None trains the weights themselves.
+        lora: settings of `LoraSettings`; None or false trains the weights themselves.
         num_processes: how many processes (one per GPU) the run is meant for; another number is refused, since it would
             change the size of a batch. None takes any.
         resume: go on from the last complete checkpoint in `output_dir`; false refuses a folder that has one, "force"
@@ -78,6 +78,13 @@ class DynImgTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if self.load_best_model_at_end:
             raise InputError("load_best_model_at_end is not offered; compare checkpoints after the run")
+        if self.label_smoothing_factor:
+            # transformers shifts labels for the classes that it knows; here it would teach to repeat the present token.
+            raise InputError("label_smoothing_factor is not offered; leave it out")
+        self.frozen = [self.frozen] if isinstance(self.frozen, str) else list(self.frozen or ())
+        self.lora = None if self.lora is False else self.lora
+        if self.lora is not None and not isinstance(self.lora, Mapping):
+            raise InputError(f"lora must be a section of settings, or false for none; got {self.lora!r}")
         self._force_non_reentrant()
         self._name_fsdp_units()
         if self.ddp_find_unused_parameters is None:

@@ -19,6 +19,9 @@ class LogBeforeSaving(TrainerCallback):
         """Ask for a line of the log."""
         control.should_log = control.should_log or control.should_save
 
+    # With `save_strategy: epoch`, checkpoints are asked for there.
+    on_epoch_end = on_step_end
+
 
 class LogFile(TrainerCallback):
     """Write each line of the log to `log.jsonl` in the output folder as it comes, for a person to follow.

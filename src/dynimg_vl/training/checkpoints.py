@@ -34,6 +34,12 @@ def checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def step_of(checkpoint: Path) -> int:
+    """Give the step of a checkpoint by its name; -1 for a folder that is called otherwise."""
+    match = _NAME.fullmatch(checkpoint.name)
+    return int(match[1]) if match else -1
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """Give the complete checkpoint of the highest step; None where there is none."""
     found = checkpoints(folder)

@@ -46,7 +46,10 @@ class LoraSettings:
         """
         check_keys(values, {each.name for each in dataclasses.fields(cls)}, "training.lora")
         targets = values.get("target_modules", cls.target_modules)
-        settings = cls(**{**values, "target_modules": (targets,) if isinstance(targets, str) else tuple(targets)})
+        targets = [targets] if isinstance(targets, str) else targets
+        if not isinstance(targets, list | tuple) or not all(isinstance(each, str) for each in targets):
+            raise InputError(f"training.lora: target_modules must be names of layers, got {targets!r}")
+        settings = cls(**{**values, "target_modules": tuple(targets)})
         numbers = (settings.r, settings.alpha, settings.dropout)
         if not all(isinstance(number, int | float) for number in numbers) or settings.r < 1:
             raise InputError(f"training.lora: r must be at least 1, alpha and dropout numbers, got {numbers}")

@@ -231,9 +231,8 @@ def _staged(training: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
         raise InputError(f"training: max_steps is {steps}, and the stages have {schedule.num_steps} in all")
     # One sample is one whole batch.
     fixed = {"per_device_train_batch_size": 1, "train_sampling_strategy": "sequential"}
-    if any(lesson.losses.text == 0 for stage in schedule.stages for lesson in stage.lessons.values()):
-        training = {"ddp_find_unused_parameters": True, **training}  # the language model has no part in such a step
-    return {**training, **fixed, "max_steps": steps}
+    # The language model has no part in a step without text, nor the heads in one without their losses.
+    return {"ddp_find_unused_parameters": True, **training, **fixed, "max_steps": steps}
 
 
 def _model(values: dict[str, Any]) -> ModelSettings:

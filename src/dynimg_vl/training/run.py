@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from filelock import FileLock, Timeout
 from torch.utils.data import Dataset
 from transformers import set_seed
 
 from ..errors import InputError
 from ..model.foreign import one_line
 from ..model.processing_dynimg import DynImgProcessor
+from ..text_formats import json_bytes
 from .arguments import DynImgTrainingArguments, build_arguments
 from .building import build_model
-from .checkpoints import PARTIAL, checkpoints, discard_partial, explained, last_checkpoint, publish
+from .checkpoints import PARTIAL, checkpoints, discard_partial, explained, last_checkpoint, publish, step_of
 from .data.collator import Collator
 from .data.dataset import VideoTextDataset
 from .data.sample_source import open_samples
@@ -38,6 +40,8 @@ from .trainer import DynImgTrainer
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE = 10.0
+"""Seconds to wait for a run in the same folder: one that was killed may leave a worker for some."""
 _KILLED_WORKER = re.compile(r"DataLoader worker .*(killed|exited unexpectedly)")
 
 
@@ -89,15 +93,15 @@ def train(recipe: TrainRecipe, launch: Launch | None = None) -> TrainResult:
     folder = Path(str(args.output_dir))
     resumed = _checkpoint_to_resume(args, folder)
     lora = None if args.lora is None else LoraSettings.from_values(args.lora)
-    if args.process_index == 0:
-        described = json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
-        described["training"]["num_processes"] = args.world_size  # it may be left to the launcher
-        if resumed is not None and args.resume != FORCE:
-            check_resumable(resumed, described)
-        _note_recipe(folder, described)
+    described = json.loads(json.dumps(dataclasses.asdict(recipe), default=str))
+    described["training"]["num_processes"] = args.world_size  # it may be left to the launcher
+    if args.process_index == 0 and resumed is not None and args.resume != FORCE:
+        check_resumable(resumed, described)
     if args.device.type == "cpu":
         keep_freed_memory()
-    with torch_threads(args.num_threads):
+    with _alone_in(folder, args.process_index), torch_threads(args.num_threads):
+        if args.process_index == 0:
+            _note_recipe(folder, described)
         set_seed(args.seed)
         listener = SignalStop()
         if recipe.schedule is None:
@@ -107,6 +111,29 @@ def train(recipe: TrainRecipe, launch: Launch | None = None) -> TrainResult:
         trainer = staged_trainer(recipe, args, listener)
         _run(trainer, listener, resumed)
         return _result(trainer, listener, None if trainer.stopped_by else trainer.export(), {})
+
+
+@contextmanager
+def _alone_in(folder: Path, process_index: int) -> Iterator[None]:
+    """Keep other runs out of the folder: they would take each other's unfinished checkpoints away.
+
+    Raises:
+        InputError: where one is there.
+    """
+    if process_index != 0:
+        yield
+        return
+    with explained("the recipe", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".train.lock", timeout=_PATIENCE)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise InputError(f"another process trains in {folder}; wait for it, or choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _train_on_annotations(
@@ -174,6 +201,12 @@ def _checkpoint_to_resume(args: DynImgTrainingArguments, folder: Path) -> Path |
     if given is not None:
         if not Path(given).is_dir():
             raise InputError(f"resume_from_checkpoint: no such folder: {given}")
+        last = last_checkpoint(folder)
+        if last is not None and step_of(last) > step_of(Path(given)):
+            # Old ones go by their steps: what this run saved would go before them.
+            raise InputError(
+                f"{folder} holds {last.name}, later than {given}; choose another output_dir, or move later ones away"
+            )
         return Path(given)
     if not args.resume and checkpoints(folder):
         raise InputError(f"{folder} holds checkpoints of an earlier run; choose another folder, or --resume true")
@@ -189,6 +222,8 @@ def staged_trainer(recipe: TrainRecipe, args: DynImgTrainingArguments, listener:
     world, schedule = recipe.data.world, recipe.schedule
     if world is None or schedule is None:
         raise ValueError("the recipe has no world or no stages")
+    if args.gradient_checkpointing:
+        raise InputError("training: gradient_checkpointing is not for data.world; leave it out")
     schedule = schedule.scaled(args.motion_attention_loss, args.motion_heads_loss)
     model, processor = build_model(recipe.model, None, args)
     model = model.float()
@@ -277,27 +312,24 @@ def _note_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
 
 
 def report_samples(dataset: Dataset, trainer: DynImgTrainer) -> dict[str, int]:
-    """Count over all processes what became of the samples; each writes those it could not use to a file.
+    """Count what became of the samples in all processes together; each writes those it could not use to a file.
 
     Every process has to call this.
     """
     status = getattr(dataset, "status", None)
     if status is None:
         return {}
-    from accelerate.utils import gather_object
-
-    counts = {reason: number for reason, number in status.counts().items() if reason != "unseen"}
     broken = list(dataset.broken())  # type: ignore[attr-defined]  # it goes with the status
     folder = Path(str(trainer.args.output_dir))
     if broken:
         with explained("the list of broken samples", folder):
             path = folder / f"broken_samples_{trainer.args.process_index}.jsonl"
-            path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in broken))
-    total: dict[str, int] = {}
-    for part in gather_object([counts]):
-        for reason, number in part.items():
-            total[reason] = total.get(reason, 0) + number
-    return total
+            path.write_bytes(b"".join(json_bytes(row) + b"\n" for row in broken))
+    if trainer.accelerator.num_processes > 1:
+        # The order is another one in each epoch: a sample may have come to several of them.
+        states = trainer.accelerator.gather(status.states.to(trainer.accelerator.device))
+        status = status.combined(states.cpu())
+    return {reason: number for reason, number in status.counts().items() if reason != "unseen"}
 
 
 def _base_config(model: Any) -> str:

@@ -93,6 +93,13 @@ class DynImgTrainer(Trainer):
 
     # --- the step ------------------------------------------------------------------------------------------------
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # transformers looks whether it is at its end after a step only: a run taken up there would do one more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build the optimizer, with theta and the projector in groups of their own."""
         if self.optimizer is None:
@@ -153,7 +160,7 @@ class DynImgTrainer(Trainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Compute the loss; in training, logits only where it looks at them."""
-        needs_all = return_outputs or self.label_smoother is not None or self.compute_loss_func is not None
+        needs_all = return_outputs or self.compute_loss_func is not None
         if model.training and not needs_all and "labels" in inputs:
             inputs = at_answers(inputs)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -184,6 +191,7 @@ class DynImgTrainer(Trainer):
         self._run_folder = os.fspath(folder / PARTIAL)
         try:
             with explained(name, folder):
+                self.state.best_global_step = None  # its checkpoint would be noted at the place of unfinished things
                 super()._save_checkpoint(model, trial)
                 if (status := getattr(self.train_dataset, "status", None)) is not None:
                     status.write(folder / PARTIAL / name, self.args.process_index)

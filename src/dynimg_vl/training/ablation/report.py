@@ -64,15 +64,16 @@ def write_report(
         lines += [f"**Between the common weights and text, each arm had {steps} steps of collages of its own.**", ""]
     for name, world in worlds.items():
         figure = f"{experiment.table_name}_{name}.svg"
-        (out / figure).write_text(_figure(experiment, name, world))
+        (out / figure).write_text(_figure(experiment, name, world), encoding="utf-8")
         lines += [*_section(experiment, name, world), f"![{experiment.table.title}, world {name}]({figure})", ""]
         if any(len(points) > 1 for points in world["curves"].values()):
             figure = f"{experiment.table_name}_{name}_curves.svg"
             curves = {experiment.arms[arm].title: points for arm, points in world["curves"].items()}
-            (out / figure).write_text(draw_curves(f"{experiment.table.title} ({name}, {experiment.scale})", curves))
+            drawn = draw_curves(f"{experiment.table.title} ({name}, {experiment.scale})", curves)
+            (out / figure).write_text(drawn, encoding="utf-8")
             lines += [f"![learning curves, world {name}]({figure})", ""]
-    (out / REPORT_FILE).write_text("\n".join(lines))
-    (out / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n")
+    (out / REPORT_FILE).write_text("\n".join(lines), encoding="utf-8")
+    (out / SUMMARY_FILE).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
 
 

@@ -122,15 +122,15 @@ def check_video(
 ) -> VideoFacts:
     """Look at one video and the clips of it that samples ask about."""
     path, clips = video
-    if not Path(path).exists():
-        return VideoFacts(path, "missing", "no such file")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", VideoWarning)
         try:
+            if not Path(path).exists():
+                return VideoFacts(path, "missing", "no such file")
             index = index_video(path, fps=fps, max_pixels=request.max_pixels, max_frames=request.max_frames)
             if decode:
                 _decode_all(index)
-        except (VideoError, InputError) as error:
+        except (VideoError, InputError, OSError) as error:
             return VideoFacts(path, "unreadable", str(error))
     damage = [str(warning.message) for warning in caught if issubclass(warning.category, VideoWarning)]
     seconds: list[float] = []

@@ -138,7 +138,10 @@ class VideoTextDataset(Dataset):
                 return self.source.groups(number, num_videos, self._pixels.request, rng)
             except FileNotFoundError as error:
                 raise SampleError("missing", str(error)) from error
-            except InputError as error:
+            except (
+                InputError,
+                OSError,
+            ) as error:  # the second: a name that is too long, a folder of others, a lost disk
                 raise SampleError("unreadable", f"{sample.place}: {error}") from error
 
     def check_share(self, last: str = "", status: SampleStatus | None = None) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, VideoWarning
-from ...processes import end_with_parent
+from ...processes import end_at_once
 from .annotations import Sample
 from .frame_groups import FrameRequest, load_candidates
 from .mixture import Mixture, Source
@@ -122,7 +122,7 @@ class ShardJob:
         paths = [clip.path for clip in first.clips]
         try:
             clips, frames = self._frames(record)
-        except (InputError, FileNotFoundError) as error:
+        except (InputError, OSError) as error:
             why = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
             entries = [sample.entry for sample in record.samples]
             skipped.append({"source": first.source, "entries": entries, "videos": paths, "reason": why})
@@ -262,13 +262,14 @@ def build_shards(
         raise InputError(f"shard index must be from 0 to {num_shards - 1} and workers at least 1")
     claim_folder(plan, folder)
     numbers = range(shard_index, plan.num_shards, num_shards)
-    infos: list[ShardInfo] = []
+    counts: list[int] = []
+    skipped: list[dict[str, Any]] = []
     for info in _run_all((plan.job(folder, number) for number in numbers), min(workers, len(numbers) or 1)):
-        infos.append(info)
+        counts.append(len(info.records))
+        skipped += info.skipped
         if progress is not None:
-            progress(len(infos), len(numbers))
-    counts = [len(info.records) for info in infos]
-    return _summed_up(plan, folder, counts, [row for info in infos for row in info.skipped])
+            progress(len(counts), len(numbers))
+    return _summed_up(plan, folder, counts, skipped)
 
 
 def _summed_up(plan: ShardPlan, folder: Path, counts: Sequence[int], skipped: list[dict[str, Any]]) -> BuildReport:
@@ -312,7 +313,7 @@ def _run_all(jobs: Iterator[ShardJob], workers: int) -> Iterator[ShardInfo]:
         yield from (job.run() for job in jobs)
         return
     context = get_context("spawn")  # a fork of a process that has threads may never come back
-    with ProcessPoolExecutor(workers, context, initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=end_at_once) as pool:
         running: set[Future[ShardInfo]] = set()
         try:
             for job in jobs:  # few at a time: a job holds its annotations

@@ -4,6 +4,9 @@ Shapes: G DynImgs, N prompt frames.
 """
 
 import json
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +33,25 @@ class ShardSamples:
         manifest = _read_manifest(folder)
         self._built = _built_for(manifest, folder)
         self.allowed_share = float(manifest["allowed_share"])
-        infos = _load_infos(folder, int(manifest["num_shards"]))
-        self._places: list[tuple[int, Place]] = []
-        record_of: list[int] = []
-        sources: list[str] = []
+        self.skipped: list[dict[str, Any]] = []
+        # Numbers, not objects: each process that reads would come to a copy of those, by counting its references.
+        places, record_of = array("q"), array("q")
+        counts: Counter[str] = Counter()
 
         def samples():
-            for number, info in enumerate(infos):
+            for number, info in enumerate(_load_infos(folder, int(manifest["num_shards"]))):
+                self.skipped += info.skipped
                 for record in info.records:
-                    self._places.append((number, Place(record["offset"], record["num_bytes"])))
+                    places.extend((number, record["offset"], record["num_bytes"]))
                     clips = tuple(Clip(**clip) for clip in record["clips"])
                     for said in record["conversations"]:
-                        record_of.append(len(self._places) - 1)
-                        sources.append(record["source"])
+                        record_of.append(len(places) // 3 - 1)
+                        counts[record["source"]] += 1
                         yield Sample(tuple(said["messages"]), clips, record["source"], said["entry"])
 
         self._table = SampleTable(samples())
-        self._record_of = np.array(record_of, np.int64)
-        self.skipped = [row for info in infos for row in info.skipped]
-        self.parts = _parts(manifest["sources"], sources)
+        self._places, self._record_of = np.array(places).reshape(-1, 3), np.array(record_of)
+        self.parts = _parts(manifest["sources"], counts)
         if not len(self._table):
             raise InputError(f"the shards in {folder} hold no sample; see what `data check` says about the mixture")
 
@@ -62,9 +65,9 @@ class ShardSamples:
         self, index: int, num_clips: int, request: FrameRequest, rng: np.random.Generator | None
     ) -> list[np.ndarray]:
         """Select among the stored candidates and decode those; see `SampleSource`."""
-        number, place = self._places[int(self._record_of[index])]
+        number, offset, num_bytes = self._places[self._record_of[index]].tolist()
         path = self._folder / f"{shard_name(number)}.tar"
-        description, clips = read_record(path, place)
+        description, clips = read_record(path, Place(offset, num_bytes))
         result = []
         for clip, frames in list(zip(description["clips"], clips, strict=True))[:num_clips]:
             times = np.array(clip["pts_seconds"])
@@ -121,27 +124,26 @@ def _built_for(manifest: dict[str, Any], folder: Path) -> FrameRequest:
     return request
 
 
-def _load_infos(folder: Path, num_shards: int) -> list[ShardInfo]:
-    infos: list[ShardInfo] = []
+def _load_infos(folder: Path, num_shards: int) -> Iterator[ShardInfo]:
+    """Read what stands beside each shard, one after the other: together they are all annotations."""
     missing: list[str] = []
     for number in range(num_shards):
         info = load_info(folder / f"{shard_name(number)}.json")
         if info is None:
             missing.append(shard_name(number))
-        else:
-            infos.append(info)
+        elif not missing:
+            yield info
     if missing:
         raise InputError(
             f"{len(missing)} of {num_shards} shards are missing in {folder} (the first: {missing[0]}); "
             f"run `data build` again, it goes on where it stopped"
         )
-    return infos
 
 
-def _parts(sources: list[dict[str, Any]], names: list[str]) -> tuple[Part, ...]:
+def _parts(sources: list[dict[str, Any]], counts: Mapping[str, int]) -> tuple[Part, ...]:
     # Records keep the order of their sources, so that each source is one stretch of samples.
     parts: list[Part] = []
     for source in sources:
         first = parts[-1].stop if parts else 0
-        parts.append(Part(source["name"], first, first + names.count(source["name"]), float(source["weight"])))
+        parts.append(Part(source["name"], first, first + counts[source["name"]], float(source["weight"])))
     return tuple(parts)

@@ -12,7 +12,7 @@ _BEGINNINGS = {
     "fr": r"gauche|droit|aiguilles d.une montre|(?:anti-?)?horaire|miroir",
     "es": r"izquierd|derech|diestr|zurd|(?:anti)?horari|agujas del reloj|espejo",
     "it": r"sinistr|destr|orari|antiorari|specchi",
-    "pt": r"esquerd|direit|ponteiros do rel|espelh",
+    "pt": r"esquerd|direit|(?:anti-?)?horári|ponteiros do rel|espelh",
     "ru": r"лев|прав|слева|справа|влево|вправо|налево|направо|по часовой|против часовой|зеркал",
 }
 # Written without spaces, or with prefixes: anywhere in a word.

@@ -19,7 +19,7 @@ from ...layout import DynImgLayout
 from ...model import DynImgForConditionalGeneration
 from ...model.tile_encoding import encode_apart, frame_of_patches
 from ...motion.wordings import ALL_FAMILIES
-from .data import MotionBatch, PackedText, View, tile_tokens
+from .data import MotionBatch, View, tile_tokens
 from .losses import (
     MotionHeads,
     attention_loss,
@@ -29,6 +29,7 @@ from .losses import (
     watch_attention,
     where_loss,
 )
+from .packing import PackedText
 from .targets import IGNORE, MotionTargets, frame_grids
 
 ATTENTION_BLOCK = 1
