@@ -141,8 +141,8 @@ def answer(model: Any, inputs: dict[str, torch.Tensor], num_new: int) -> dict[st
 def reset_peak(device: torch.device) -> int:
     """Forget the peak of memory so far and give the bytes in use; on a CPU this takes Linux and glibc."""
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
     libc = ctypes.CDLL(None)
     libc.malloc_trim(0)  # what earlier answers gave back would hide what this one takes
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
@@ -152,7 +152,7 @@ def reset_peak(device: torch.device) -> int:
 def peak(device: torch.device) -> int:
     """Give the largest number of bytes in use since the last reset."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(device)
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
@@ -182,7 +182,9 @@ def measure(models: dict[str, Any], names: list[str], rounds: int, num_new: int)
         results[name] |= {key: statistics.median(each[key] for each in seen[name]) for key in seen[name][0]}
         results[name] = {key: round(value, 4) for key, value in results[name].items()}
     quotients = {
-        f"dynimg / {name}": {key: round(results["dynimg"][key] / value, 3) for key, value in results[name].items()}
+        f"dynimg / {name}": {
+            key: round(results["dynimg"][key] / value, 3) for key, value in results[name].items() if value
+        }
         for name in names
         if name != "dynimg"
     }
@@ -203,7 +205,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--output", type=Path, help="JSON file for all numbers")
     arguments = parser.parse_args()
-    dtype = arguments.dtype or ("bfloat16" if arguments.device.startswith("cuda") else "float32")
+    uses_gpu = arguments.device.startswith("cuda")
+    dtype = arguments.dtype or ("bfloat16" if uses_gpu else "float32")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     models = build(arguments.size, arguments.device, getattr(torch, dtype), arguments.layers)
@@ -212,7 +215,7 @@ def main() -> None:
     facts = {
         "command": " ".join(["python", *sys.argv]), "date": date.today().isoformat(),
         "machine": {"processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-                    "gpu": torch.cuda.get_device_name() if arguments.device.startswith("cuda") else None},
+                    "gpu": torch.cuda.get_device_name(arguments.device) if uses_gpu else None},
         "versions": {"python": platform.python_version(), "torch": torch.__version__,
                      "transformers": transformers.__version__},
         "dtype": dtype, "rounds": arguments.rounds,

@@ -176,15 +176,19 @@ def steady_rate(results: Iterable[Any], skip: int) -> float:
 def peak_memory(name: str, clip: str, num_tokens: int, *how: Any) -> float:
     """Measure the peak memory of one answer in MiB: of the GPU, or of this process beyond what the weights take."""
     bench = Bench(*how, batch_size=1, num_workers=0)
-    on_gpu = next(bench.model.parameters()).is_cuda
+    device = next(bench.model.parameters()).device
+    on_gpu = device.type == "cuda"
     bench.use(name)
     if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
     else:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     bench.answer(name, [Request("one", clip, QUESTION, max_new_tokens=num_tokens)])
-    after = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if on_gpu:
+        after = torch.cuda.max_memory_allocated(device)
+    else:
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return round((after - before) / 2**20, 1)
 
 
@@ -259,7 +263,8 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=SETTINGS, help=argparse.SUPPRESS)
     parser.add_argument("--memory-clip", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    arguments.dtype = arguments.dtype or ("bfloat16" if arguments.device.startswith("cuda") else "float32")
+    uses_gpu = arguments.device.startswith("cuda")
+    arguments.dtype = arguments.dtype or ("bfloat16" if uses_gpu else "float32")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
@@ -281,7 +286,7 @@ def main() -> None:
         facts = {
             "command": " ".join(["python", *sys.argv]), "date": date.today().isoformat(),
             "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-                        "gpu": torch.cuda.get_device_name() if on_gpu else None},
+                        "gpu": torch.cuda.get_device_name(arguments.device) if uses_gpu else None},
             "versions": {"python": platform.python_version(), "torch": torch.__version__,
                          "transformers": transformers.__version__, "av": av.__version__},
             "options": {key: value for key, value in vars(arguments).items() if isinstance(value, str | int)},

@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 
 from dynimg_vl import InputError, embedded_model
+from dynimg_vl.inference.identity import digest_of_settings, digest_of_weights, versions
 from dynimg_vl.layout import DynImgLayout
 from dynimg_vl.model import load_pretrained
+from dynimg_vl.model.pretrained import located
 from dynimg_vl.training.motion import report
 from dynimg_vl.training.motion.evaluation import AnswerParts, Crew
 from dynimg_vl.training.motion.heldout import (
@@ -74,6 +76,13 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+def answers_file(folder: Path, model: Path) -> Path:
+    """Name the file of a model's answers by all that decides on them: weights, settings, and versions of the code."""
+    loaded = load_pretrained(model)
+    facts = json.dumps([digest_of_weights(loaded[0]), digest_of_settings(*loaded), versions()], sort_keys=True)
+    return folder / f"answers-{hashlib.sha256(facts.encode()).hexdigest()[:12]}.jsonl"
+
+
 def measure_cameras(options: argparse.Namespace, layout: DynImgLayout, answer: AnswerParts, name: str) -> report.Tables:
     """Measure how well camera motion over real frames is told."""
     folder = options.folder.with_name(f"{options.folder.name}_cameras")
@@ -98,7 +107,7 @@ def measure(options: argparse.Namespace, model: Path) -> report.Tables:
     clips = prepare(options.folder, HeldOutSettings(seed=options.seed), options.num_clips, options, layout, FILES)
     # The frames as drawn were laid out for one geometry; a model of another one does not see them.
     files = [name for name in FILES if name != PLAIN or layout_of(options.folder) == layout]
-    path = options.folder / f"answers-{fingerprint(model)}.jsonl"
+    path = answers_file(options.folder, model)
     with Crew(model, options.workers) as answer:
         answers = report.run_files(answer, options.folder, clips, path, show, files)
         some = clips[: options.num_control_clips]
@@ -107,7 +116,7 @@ def measure(options: argparse.Namespace, model: Path) -> report.Tables:
         if options.backgrounds:
             tables.update(measure_cameras(options, layout, answer, path.name))
     if options.twin:
-        path = options.folder / f"answers-{fingerprint(options.twin)}.jsonl"
+        path = answers_file(options.folder, options.twin)
         with Crew(options.twin, options.workers) as answer:
             tables.update(report.table_of_twin(answer, options.folder, clips, path, show))
     return tables
@@ -117,7 +126,9 @@ def main() -> None:
     """Measure, print the tables, and keep them."""
     options = options_of()
     torch.set_num_threads(1)
-    model = options.model or embedded_model()
+    model = Path(located(str(options.model or embedded_model())))
+    if not model.is_dir():
+        raise InputError(f"no such folder: {model}; give the folder of a model")
     tables = measure(options, model)
     print(report.as_markdown(tables))
     if not options.out:

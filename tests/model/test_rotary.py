@@ -140,3 +140,32 @@ def test_autocast_leaves_angles_alone():
         inside = module(torch.zeros(1), position)[0]
     assert inside.dtype == torch.float32
     assert inside.equal(module(torch.zeros(1), position)[0])
+
+
+def test_without_time_s_is_still_the_last_coordinate():
+    module, place = rotary(theta=0.3, rope_axes="hws"), 50 * torch.rand(4, 2, 9)
+    theta = [*module.axis_theta, torch.zeros(HEAD_DIM // 2), module.inv_freq]
+    angle = sum(x[..., None] * each for x, each in zip(place, theta, strict=True))
+    sine = module(torch.zeros(1), place)[1]
+    torch.testing.assert_close(sine, torch.cat((angle, angle), -1).sin(), rtol=1e-4, atol=1e-4)
+    split = rotary(rope_axes="hws", rope_combine="split")
+    for axis, channels in enumerate(([0, 1], [2, 3, 4], [], [5, 6, 7])):
+        place = torch.zeros(4, 1, 1)
+        place[axis] = 3
+        turned = split(torch.zeros(1), place)[1][0, 0, : HEAD_DIM // 2]
+        assert turned.nonzero().flatten().tolist() == channels
+
+
+@pytest.mark.parametrize("options", [{}, {"rope_axes": "hws"}, {"rope_combine": "split"}])
+def test_text_turns_as_in_a_qwen2_with_yarn(options):
+    rope = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32_768}
+    config = Qwen2Config(
+        hidden_size=2 * HEAD_DIM, num_attention_heads=2, num_key_value_heads=2,
+        max_position_embeddings=131_072, rope_parameters=rope,
+    )  # fmt: skip
+    module, stock = DynImgRotaryEmbedding(config, **options), Qwen2RotaryEmbedding(config)
+    assert stock.attention_scaling > 1
+    index = torch.arange(3000)[None]
+    expected = stock(torch.zeros(1), index)
+    for ours, theirs in zip(module(torch.zeros(1), index.expand(4, -1, -1)), expected, strict=True):
+        assert ours.equal(theirs)

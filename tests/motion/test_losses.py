@@ -7,6 +7,7 @@ import torch
 
 from dynimg_vl.layout import DynImgLayout
 from dynimg_vl.motion.paths import DIRECTIONS, KINDS, LABELS, motion_labels
+from dynimg_vl.motion.render import pixel_points
 from dynimg_vl.motion.world import CAMERA_KINDS, COLOURS, SHAPES, object_centres, sample_scenes
 from dynimg_vl.training.motion.data import choose_tokens, draw_dynimgs, prompt_times, tile_tokens
 from dynimg_vl.training.motion.losses import (
@@ -271,3 +272,13 @@ def test_heads_name_every_motion_camera_colour_and_shape():
         "camera": (2, len(CAMERA_KINDS)),
         "direction": (2, len(LABELS)),
     }
+
+
+def test_matches_are_where_the_tracks_lead(clips):
+    _, _, targets = clips
+    points = torch.cat([pixel_points(grid) for grid in frame_grids(LAYOUT)])
+    for side in range(2):
+        track = targets.track[:, torch.arange(256), targets.frame[side]]
+        seen = targets.match_weight[side] > 0
+        assert seen.any()
+        torch.testing.assert_close((targets.match[side] - points)[seen], track[seen], rtol=0, atol=1e-5)

@@ -9,7 +9,7 @@ from dynimg_vl.motion import render as drawing
 from dynimg_vl.motion.paths import KINDS
 from dynimg_vl.motion.render import match_points, pixel_points, render, truth_at
 from dynimg_vl.motion.textures import PictureBank, procedural_pictures
-from dynimg_vl.motion.world import CAMERA_KINDS, DIRECTIONS, object_centres, object_distance, sample_scenes
+from dynimg_vl.motion.world import CAMERA_KINDS, DIRECTIONS, SHAPES, object_centres, object_distance, sample_scenes
 from dynimg_vl.training.motion.heldout import halted_scene
 
 VISIBLE = ("position", "radius", "aspect", "angle", "tint", "shape_id", "colour_id", "textured", "outlined")
@@ -206,3 +206,23 @@ def test_one_place_and_some_rows_are_what_they_were():
     assert torch.equal(part.position[:, 0], scenes.position[3:9, 1])
     assert torch.equal(part.paths.legs[:, 0], scenes.legs[3:9, 1])
     assert torch.equal(replace(scenes).to("cpu").radius, scenes.radius)
+
+
+@pytest.mark.parametrize(
+    ("shape", "inside"), [("circle", "nyy"), ("square", "ynn"), ("triangle", "nny"), ("bar", "nyn")]
+)
+def test_shapes_look_as_they_are_called(shape, inside):
+    scenes = sample_scenes(100, 4, seeded(15))
+    scenes = scenes.rows((scenes.num_objects == 1) & (scenes.camera_id == 0))
+    scenes = replace(
+        scenes,
+        shape_id=torch.full_like(scenes.shape_id, SHAPES.index(shape)),
+        angle=torch.zeros_like(scenes.angle),
+        aspect=torch.ones_like(scenes.aspect),
+    )
+    # A corner, right, below; the frame is 4 wide and 3 high.
+    probes = torch.tensor([[0.8, 0.8], [0.95, 0.0], [0.0, 0.9]]) / torch.tensor([1.0, 0.75])
+    points = scenes.position[:, None, :1] + scenes.radius[:, None, :1, None] * probes
+    found = object_distance(scenes, torch.zeros(len(scenes), 1), points)[:, 0, :, 0] < 0
+    assert len(scenes) > 5
+    assert (found == torch.tensor([each == "y" for each in inside])).all()

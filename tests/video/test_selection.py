@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dynimg_vl.errors import InputError
 from dynimg_vl.video import POLICIES, FrameGroup, FrameIndex, choose_policy, select_frame_groups
-from dynimg_vl.video.selection import sampling_seconds
+from dynimg_vl.video.selection import plan_selection, sampling_seconds
 
 PROMPT_FRAMES = st.sampled_from([0, 1, 2, 4, 6, 12])
 
@@ -138,6 +138,16 @@ def test_keyframes_lie_in_their_segments_and_no_moment_is_far_from_a_candidate(n
     for rank, group in enumerate(select_frame_groups(index)):
         middle = segment * (rank + 0.5)
         assert abs(index.pts_seconds[group.keyframe] - middle) <= segment / 2 + 1e-9
+    seconds = index.pts_seconds[plan_selection(index).candidates]
+    step = 12 / 25 + 1e-9
+    assert np.diff(seconds, prepend=0).max() <= segment + step
+    assert index.end_seconds - seconds[-1] <= segment / 2 + step
+
+
+@pytest.mark.parametrize("clip", [(-100.0, None), (None, 1000.0), (-5, 1000)])
+def test_bounds_beyond_the_video_are_those_of_the_video(clip):
+    index = FrameIndex.regular(288, fps=24, gop_size=12)
+    assert select_frame_groups(index, clip=clip) == select_frame_groups(index)
 
 
 def test_iframes_on_one_side_are_not_enough():
@@ -154,7 +164,7 @@ def test_a_single_prompt_frame_comes_after():
 def test_few_frames_repeat_the_nearest():
     """Three frames for four DynImgs: keyframes repeat; a gap without frames gives the keyframe."""
     groups = select_frame_groups(FrameIndex.regular(3, fps=1, gop_size=1))
-    assert [group.keyframe for group in groups] == [0, 1, 1, 2] or [group.keyframe for group in groups] == [0, 1, 2, 2]
+    assert [group.keyframe for group in groups] == [0, 1, 2, 2]  # the middles of 3 s are at 0.375, 1.125, 1.875, 2.625
     assert select_frame_groups(FrameIndex.regular(1, fps=1, gop_size=1)) == [FrameGroup(0, (0, 0), (0, 0))] * 4
     (group,) = select_frame_groups(FrameIndex.regular(5, fps=1, gop_size=1), num_dynimgs=1, num_prompt_frames=12)
     assert group == FrameGroup(2, (0, 1, 1, 1, 1, 1), (3, 3, 3, 3, 3, 4))
