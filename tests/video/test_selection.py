@@ -130,8 +130,8 @@ def test_a_few_iframes_take_the_heads_of_their_gops():
     assert len({number for group in groups for number in group.indices}) == 14
 
 
-@pytest.mark.parametrize("gop_size", [40, 90, 125, 250, 400])
-@pytest.mark.parametrize("num_frames", [250, 300, 750])
+@pytest.mark.parametrize("gop_size", [40, 90, 125, 180, 250, 400])
+@pytest.mark.parametrize("num_frames", [250, 300, 500, 750])
 def test_keyframes_lie_in_their_segments_and_no_moment_is_far_from_a_candidate(num_frames, gop_size):
     index = FrameIndex.regular(num_frames, fps=25, gop_size=gop_size)
     segment = index.end_seconds / 4
