@@ -20,6 +20,15 @@ def json_bytes(value: Any, indent: int | None = None) -> bytes:
         return json.dumps(value, indent=indent).encode()
 
 
+def is_utf8(text: str) -> bool:
+    """Tell whether a text can be sent: half a surrogate pair is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def finite(value: Any) -> Any:
     """Put None in place of numbers that JSON has not: NaN and the infinities."""
     if isinstance(value, float):

@@ -1,7 +1,6 @@
 """`data check` and `data build`: look through training data, and decode it once."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from .options import (
     policy_option,
     written_whole,
 )
+from .progress import progress_bar
 
 _root_options = [
     click.option("--annotation-root", type=Path, help="Folder of the annotation files, instead of the recipe's."),
@@ -58,7 +58,7 @@ def check(
 
     request = _request(options)
     mixture = read_mixture(recipe, **given(**options))
-    with _progress("videos") as progress:
+    with progress_bar("videos") as progress:
         report = check_mixture(mixture, decode=decode, request=request, workers=workers, progress=progress)
     facts = {"recipe": str(recipe), **report.describe()}
     if output is not None:
@@ -117,7 +117,7 @@ def build(
     shapes = {name: options.pop(name) for name in ("per_gap", "records_per_shard")}
     chosen = BuildOptions(request=request, picture=PictureFormat(picture, quality), **given(**shapes))
     plan = ShardPlan(read_mixture(recipe, **given(**options)), chosen)
-    with _progress("shards") as progress:
+    with progress_bar("shards") as progress:
         if on_ray:
             report = build_on_ray(plan, output, progress)
         else:
@@ -160,17 +160,3 @@ def _table(sources: list[dict[str, Any]]) -> Iterator[str]:
             continue
         values = ("-" if source[key] is None else source[key] for key in columns.values())
         yield f"{source['name']:{width}}" + "".join(f"{value:>11}" for value in values)
-
-
-@contextmanager
-def _progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on stderr, where that is a terminal."""
-    from tqdm import tqdm
-
-    with tqdm(unit=f" {unit}", disable=None) as bar:
-
-        def report(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield report

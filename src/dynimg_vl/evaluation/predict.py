@@ -56,8 +56,12 @@ class Outcome:
     folder: Path
     counts: dict[str, int]
     result: dict[str, Any] | None
-    is_complete: bool
     is_joined: bool = True
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether all parts are there, and every item of the benchmark has an answer."""
+        return self.is_joined and self.counts["items"] == self.counts["official"] == self.counts["answered"]
 
     def describe(self) -> dict[str, Any]:
         """Give everything in values that JSON knows."""
@@ -239,14 +243,14 @@ def _conclude(task: Task, folder: Path, prompt: Prompt, settings: Settings, load
     """Count what came of the items, score what needs no judge, and add it to the record of the run."""
     answered = read_answered(folder)
     counts = _counts(task, answered)
-    is_complete = counts["items"] == counts["official"] == counts["answered"]
+    outcome = Outcome(task, folder, counts, None, is_joined)
     if not is_joined:
-        return Outcome(task, folder, counts, None, False, is_joined=False)
+        return outcome
     facts = {
         "data": str(loaded.root),
         "limit": settings.limit,
         "counts": counts,
-        "is_complete": is_complete,
+        "is_complete": outcome.is_complete,
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
@@ -267,7 +271,7 @@ def _conclude(task: Task, folder: Path, prompt: Prompt, settings: Settings, load
         }
         replace_file(folder / VERDICTS_FILE, b"".join(json_bytes(vars(verdict)) + b"\n" for verdict in verdicts))
         replace_file(folder / RESULT_FILE, _pretty(result))
-    return Outcome(task, folder, counts, result, is_complete)
+    return replace(outcome, result=result)
 
 
 def _counts(task: Task, answered: Sequence[Answered]) -> dict[str, int]:
@@ -285,7 +289,7 @@ def read_outcome(task: Task, folder: Path) -> Outcome:
     counts = _counts(task, read_answered(folder))
     path = folder / RESULT_FILE
     result = load_json(path.read_bytes()) if task.kind == "choice" and path.exists() else None
-    return Outcome(task, folder, counts, result, counts["items"] == counts["official"] == counts["answered"])
+    return Outcome(task, folder, counts, result)
 
 
 def _pretty(value: Any) -> bytes:

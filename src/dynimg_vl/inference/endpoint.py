@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from ..errors import InputError
+from ..text_formats import is_utf8
 from ..video.selection import check_request
 from .ahead import Look, LookAhead, reason_of
 from .chat_client import ChatClient, ChatError, ChatReply, map_concurrently
@@ -198,7 +199,7 @@ def _check(request: Request, look: Look | None) -> None:
         said = "an endpoint does not tell the likelihoods of choices; ask for a generated answer"
     elif not request.question.strip():
         said = "the question is empty; ask something, for example: Which way does the object move?"
-    elif any("\ud800" <= letter <= "\udfff" for letter in request.question + request.prefix + (request.system or "")):
+    elif not is_utf8(request.question + request.prefix + (request.system or "")):
         said = "the question is not valid text (UTF-8); type it again"
     elif request.max_new_tokens < 1:
         said = f"max_new_tokens must be at least 1, got {request.max_new_tokens}"

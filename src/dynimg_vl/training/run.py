@@ -305,8 +305,6 @@ def _killed_workers_explained(folder: Path) -> Iterator[None]:
 
 def _note_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
     # As it was run, with what the command line changed; the first thing one looks for a year later.
-    with explained("the recipe", folder):
-        folder.mkdir(parents=True, exist_ok=True)
     with written_atomically(folder / RECIPE_FILE) as file:
         file.write(f"{json.dumps(recipe, indent=2)}\n".encode())
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from ...inference.chat_client import ChatClient, ChatError
+from ...text_formats import is_utf8
 from .cache import JudgeCache
 from .cases import Case, Judgement
 from .prompts import QA, JudgePrompts
@@ -135,7 +136,7 @@ class EndpointJudge:
                 self.spending.num_cached += 1
             return kept
         messages: list[dict[str, Any]] = list(self.prompts.messages(case.aspect, case.values))
-        if not all(_is_text(str(message["content"])) for message in messages):
+        if not all(is_utf8(str(message["content"])) for message in messages):
             said = "half a surrogate pair, which no request can hold, is in its texts"
             return Judgement.of(case, "rejected", key=key, message=said)
         replies: list[str] = []
@@ -207,11 +208,3 @@ def estimate(judge: EndpointJudge, cases: list[Case], progress: Callable[[int, i
             num_characters += judge.prompt_characters(case)
         progress(number, len(cases))
     return {"num_requests": num_requests, "prompt_tokens": num_characters // 4, "new_tokens": 16 * num_requests}
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
